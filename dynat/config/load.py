@@ -1,0 +1,224 @@
+"""From files to an Experiment: a preset, params.yaml over it, `--config` over that.
+
+A preset is a whole experiment. A `null` in params.yaml means "as the preset says". A run starts from the
+preset's `training:` and changes what its row names; the same holds for attacks and their defaults.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from dynat.config import names
+from dynat.config.schema import Attack, Dataset, Experiment, Run, Threat
+from dynat.config.strict import ConfigError, nearest
+
+PRESETS = Path("config/presets")
+PARAMS = Path("params.yaml")
+
+Model = TypeVar("Model", bound=BaseModel)
+
+# What a preset or params.yaml may hold at the top, and the sections merged key by key.
+SECTIONS = ("dataset", "threat", "training", "runs", "attacks")
+TOP_LEVEL = (*SECTIONS, "preset", "beta", "seeds", "methods", "threads", "headline", "plugins")
+
+
+def load(params: Mapping[str, Any] | Path = PARAMS, *, presets: Path = PRESETS) -> Experiment:
+    """The experiment that params describe; `ConfigError` says where and why it cannot be run."""
+    if isinstance(params, Path):
+        params = read_yaml(params)
+    given = {key: _parsed(value) for key, value in params.items() if value is not None}
+    _known_top_level(given, "params.yaml")
+    preset_name = str(given.get("preset", "digits"))
+    preset_file = presets / f"{preset_name}.yaml"
+    if not preset_file.exists():
+        shipped = [path.stem for path in presets.glob("*.yaml")]
+        raise ConfigError(f"preset: there is no {preset_file}: {nearest(preset_name, shipped)}")
+    preset = {key: value for key, value in read_yaml(preset_file).items() if value is not None}
+    _known_top_level(preset, str(preset_file))
+    return _resolve(preset_name, preset, given)
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(path.read_text())
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such file (run from the project's folder)") from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: not valid YAML: {error}") from None
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path}: expected 'key: value' lines, found {type(content).__name__}")
+    return content
+
+
+def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """`over` laid on `base`, mapping by mapping; a null changes nothing, `factors` is one value."""
+    result = dict(base)
+    for key, value in over.items():
+        if value is None and key in base:
+            continue
+        if isinstance(value, Mapping) and isinstance(result.get(key), Mapping) and key != "factors":
+            value = merge(result[key], value)
+        result[key] = value
+    return result
+
+
+def _parsed(value: Any) -> Any:
+    """`snakemake --config 'seeds=[0,1]'` arrives as text; read it as YAML."""
+    if isinstance(value, str) and value.strip()[:1] in ("[", "{"):
+        return yaml.safe_load(value)
+    return value
+
+
+def _known_top_level(content: Mapping[str, Any], where: str) -> None:
+    for key in content:
+        if key not in TOP_LEVEL:
+            raise ConfigError(f"{where}: unknown key '{key}': {nearest(str(key), TOP_LEVEL)}")
+    for section in SECTIONS:
+        if section == "attacks" and isinstance(content.get(section), list):
+            continue
+        if not isinstance(content.get(section, {}), Mapping):
+            raise ConfigError(f"{where}: {section}: expected 'key: value' lines")
+
+
+def _resolve(preset_name: str, preset: dict[str, Any], given: dict[str, Any]) -> Experiment:
+    top = {**preset, **{key: value for key, value in given.items() if key not in SECTIONS}}
+    section = {name: merge(_mapping(preset.get(name)), _mapping(given.get(name))) for name in SECTIONS}
+    if isinstance(given.get("attacks"), list):  # a list chooses, a mapping changes and adds
+        section["attacks"] = {name: section["attacks"][name] for name in map(str, given["attacks"])}
+    names.import_plugins(tuple(top.get("plugins", ())))
+
+    rows = _selected(section["runs"], top.get("methods"))
+    threat = _checked(Threat, section["threat"], "threat")
+    attacks = {name: _attack(name, row, threat) for name, row in section["attacks"].items()}
+    if not attacks:
+        raise ConfigError(f"attacks: name at least one: {', '.join(sorted(names.ATTACKS))}, pgd-20, cw-20")
+    return _checked(
+        Experiment,
+        {
+            "preset": preset_name,
+            "dataset": _checked(Dataset, section["dataset"], "dataset"),
+            "threat": threat,
+            "runs": {
+                name: _run(name, row, section["training"], top, threat, every_seed="seeds" in given)
+                for name, row in rows.items()
+            },
+            "attacks": attacks,
+            "threads": top.get("threads", 1),
+            "headline": top.get("headline", list(attacks)[-1]),
+        },
+        "",
+    )
+
+
+def _mapping(value: Any) -> dict[str, Any]:
+    """A section; `attacks` may be a plain list of names."""
+    if isinstance(value, list):
+        return {str(name): {} for name in value}
+    return dict(value or {})
+
+
+def _selected(rows: dict[str, Any], methods: Any) -> dict[str, Any]:
+    if methods in (None, "all"):
+        return rows
+    wanted = [methods] if isinstance(methods, str) else list(methods)
+    for name in wanted:
+        if name not in rows:
+            raise ConfigError(f"methods: unknown run '{name}': {nearest(str(name), rows)}")
+    return {name: row for name, row in rows.items() if name in wanted}
+
+
+def _run(
+    name: str, row: Any, training: dict[str, Any], top: dict[str, Any], threat: Threat, *, every_seed: bool
+) -> Run:
+    where = f"runs.{name}"
+    if not name.replace("-", "").replace("_", "").replace(".", "").isalnum():
+        raise ConfigError(f"{where}: a run's name is a folder: letters, digits, '.', '-' and '_' only")
+    row = _row(row, where)
+    fields = merge(training, row)
+    if isinstance(fields.get("inner", {}), Mapping):
+        inner = dict(fields.get("inner", {}))
+        inner["eps"] = inner.get("eps") or threat.eps
+        fields["inner"] = inner
+    # A default guide, beta or clean forward is for the runs that read them; on the others it is absent,
+    # so that changing it touches nothing else.
+    dynamic = fields.get("labels") == "dynamic"
+    facts = names.METHODS.get(str(fields.get("method")))
+    guided = dynamic or (facts is not None and facts.guide == "always")
+    if not guided and "guide" not in row:
+        fields.pop("guide", None)
+    if dynamic and fields.get("beta") is None:
+        fields["beta"] = top.get("beta", 1.0)
+    elif not dynamic and "beta" not in row:
+        fields.pop("beta", None)
+    if fields.get("clean_forward") is None:
+        fields["clean_forward"] = guided
+    if every_seed or "seeds" not in row:
+        fields["seeds"] = top.get("seeds", [0])
+    if isinstance(fields["seeds"], int):
+        fields["seeds"] = [fields["seeds"]]
+    run = _checked(Run, fields, where)
+    if threat.norm == "linf" and run.inner.eps is not None and run.inner.eps >= 1:
+        raise ConfigError(f"{where}.inner.eps: {run.inner.eps:g} is outside (0,1): write 8/255 rather than 8")
+    if run.inner.step_size is None and run.inner.eps is not None:
+        run = run.model_copy(
+            update={"inner": run.inner.model_copy(update={"step_size": run.inner.eps / 4})}
+        )
+    return run
+
+
+def _attack(name: str, row: Any, threat: Threat) -> Attack:
+    where = f"attacks.{name}"
+    fields = {**names.attack_from_name(name), **_row(row, where)}
+    if "kind" not in fields:
+        catalogue = [*names.ATTACKS, "pgd-20", "cw-20"]
+        raise ConfigError(f"{where}: unknown attack '{name}': {nearest(name, catalogue)}; or give it a kind")
+    attack = _checked(Attack, fields, where)
+    eps = attack.eps or threat.eps
+    if (attack.norm or threat.norm) == "linf" and eps >= 1:
+        raise ConfigError(f"{where}.eps: {eps:g} is outside (0,1): write 8/255 rather than 8")
+    return attack.model_copy(
+        update={
+            "eps": eps,
+            "norm": attack.norm or threat.norm,
+            "step_size": attack.step_size or (eps if attack.kind == "fgsm" else eps / 4),
+        }
+    )
+
+
+def _row(row: Any, where: str) -> dict[str, Any]:
+    if row is None:
+        return {}
+    if not isinstance(row, Mapping):
+        raise ConfigError(f"{where}: expected 'key: value' lines, found {row!r}")
+    return dict(row)
+
+
+def _checked(model: type[Model], fields: Mapping[str, Any], where: str) -> Model:
+    try:
+        return model.model_validate(fields)
+    except ValidationError as error:
+        raise ConfigError("\n".join(_said(problem, where) for problem in error.errors())) from None
+
+
+def _said(problem: Any, where: str) -> str:
+    """One line a person can act on: the field, the reason, what was given."""
+    field = ".".join(part for part in (where, *map(str, problem["loc"])) if part and part != "[key]")
+    reason = problem["msg"].removeprefix("Value error, ")
+    given = problem.get("input")
+    shown = f" (given: {given!r})" if isinstance(given, str | int | float | bool) else ""
+    return f"{field}: {reason}{shown}" if field else f"{reason}{shown}"
+
+
+def digest(*parts: Any) -> str:
+    """A short name for a value: equal values, equal names; any difference, another name."""
+    plain = [part.model_dump(mode="json") if isinstance(part, BaseModel) else part for part in parts]
+    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:16]

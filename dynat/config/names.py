@@ -1,0 +1,122 @@
+"""What can be named in a config and where it lives: the one place where variants are found by name.
+
+Nothing here imports torch: a config is checked before the DAG exists, and a second `make run` should not
+wait for a deep-learning framework only to learn that there is nothing to do.
+"""
+
+from __future__ import annotations
+
+import importlib
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from dynat.config.strict import ConfigError, Strict, nearest
+
+
+class NoOptions(Strict):
+    """A method without settings of its own."""
+
+
+@dataclass(frozen=True)
+class Method:
+    """What the config must know of a method to refuse a run that makes no sense."""
+
+    where: str
+    """`module:Class` of the implementation."""
+    labels: tuple[str, ...] = ("true", "dynamic")
+    """The sources of labels it can be driven by."""
+    guide: Literal["labels", "always", "never"] = "labels"
+    """Who needs a guide: only a run with dynamic labels, every run, or none."""
+    consistency: Literal["optional", "required", "never"] = "optional"
+    """Whether the weight of KL(p(x)||p(x')) may be, must be, or must not be above zero."""
+    adversarial: bool = True
+    """Whether it trains on adversarial pictures."""
+    options: type[Strict] = NoOptions
+    """The settings it alone reads, under `options:`."""
+
+
+METHODS: dict[str, Method] = {
+    "natural": Method(
+        "dynat.methods.natural:Natural",
+        labels=("true",),
+        guide="never",
+        consistency="never",
+        adversarial=False,
+    ),
+    "at": Method("dynat.methods.at:AdversarialTraining"),
+    "trades": Method("dynat.methods.trades:Trades", consistency="required"),
+    "lbgat": Method("dynat.methods.lbgat:Lbgat", labels=("true",), guide="always"),
+}
+
+# Networks: a name, or a family with its size in the name.
+NETWORKS: dict[str, str] = {
+    "small": "dynat.models.small:small",
+    "resnet18": "dynat.models.resnet:resnet18",
+    "resnet18-heavy": "dynat.models.resnet:resnet18_heavy",
+    "wrn<depth>-<width>": "dynat.models.wideresnet:wide_resnet",
+}
+
+SOURCES: dict[str, str] = {
+    "digits": "dynat.data.digits:prepare",
+    "cifar10": "dynat.data.cifar:prepare",
+    "cifar100": "dynat.data.cifar:prepare",
+    "folder": "dynat.data.folder:prepare",
+}
+
+ATTACKS: dict[str, str] = {
+    "clean": "dynat.attacks.first_order:clean",
+    "fgsm": "dynat.attacks.first_order:fgsm",
+    "pgd": "dynat.attacks.first_order:pgd",
+    "cw": "dynat.attacks.first_order:cw",
+    "autoattack": "dynat.attacks.auto:autoattack",
+}
+
+
+def known(kind: str, name: str, table: Mapping[str, Any]) -> str:
+    if name not in table:
+        raise ValueError(f"unknown {kind} '{name}': {nearest(name, table)}")
+    return name
+
+
+def network_entry(name: str) -> tuple[str, dict[str, int]]:
+    """The table entry and the sizes that a network's name stands for."""
+    wide = re.fullmatch(r"wrn(\d+)-(\d+)", name)
+    if wide:
+        depth, width = int(wide[1]), int(wide[2])
+        if depth < 10 or (depth - 4) % 6:
+            raise ValueError(f"'{name}': a WideResNet's depth is 6n+4 (10, 16, 22, 28, 34, ...)")
+        if width < 1:
+            raise ValueError(f"'{name}': a WideResNet's width is at least 1")
+        return NETWORKS["wrn<depth>-<width>"], {"depth": depth, "width": width}
+    if name not in NETWORKS:
+        examples = [n for n in NETWORKS if "<" not in n] + ["wrn34-10"]
+        raise ValueError(f"unknown network '{name}': {nearest(name, examples)}")
+    return NETWORKS[name], {}
+
+
+def attack_from_name(name: str) -> dict[str, Any]:
+    """`pgd-20` and `cw-100` say their kind and steps by themselves; a bare kind is its own name."""
+    counted = re.fullmatch(r"(pgd|cw)-(\d+)", name)
+    if counted:
+        return {"kind": counted[1], "steps": int(counted[2])}
+    return {"kind": name} if name in ATTACKS else {}
+
+
+def locate(where: str) -> Any:
+    """Import what a table entry (`module:object`) points to."""
+    module, _, attribute = where.partition(":")
+    return getattr(importlib.import_module(module), attribute)
+
+
+def import_plugins(modules: tuple[str, ...]) -> None:
+    """Modules named in the config; each adds its entries to the tables above when it is imported."""
+    for module in modules:
+        try:
+            importlib.import_module(module)
+        except ModuleNotFoundError as error:
+            raise ConfigError(
+                f"plugins: module '{module}' cannot be imported ({error}); "
+                "is its folder on PYTHONPATH or its package installed?"
+            ) from None

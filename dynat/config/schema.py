@@ -1,0 +1,235 @@
+"""The config as frozen, typed values. Every field says what it is, in its unit."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from dynat.config import names
+from dynat.config.strict import Real, Strict, Whole, nearest
+
+Positive = Annotated[Real, Field(gt=0)]
+NotNegative = Annotated[Real, Field(ge=0)]
+Count = Annotated[Whole, Field(ge=1)]
+Radius = Annotated[Real, Field(gt=0, lt=1)]
+Seeds = Annotated[tuple[Annotated[Whole, Field(ge=0)], ...], Field(min_length=1)]
+
+
+class Dataset(Strict):
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")]
+    """The folder under data/ and the name in every caption."""
+    source: str
+    """Where the pictures come from: digits, cifar10, cifar100, or folder (an ImageFolder tree)."""
+    path: str | None = None
+    """folder: the tree with train/ and test/. CIFAR: a folder that already holds the archive."""
+    mirror: str | None = None
+    """CIFAR: a URL of a folder that serves the archive instead of the official place."""
+    size: Count | None = None
+    """folder: the side in pixels to which every picture is resized."""
+    validation: Annotated[Real, Field(gt=0, lt=0.5)] = 0.04
+    """The share of the training pictures held out, stratified, to choose `best` on."""
+    split_seed: Annotated[Whole, Field(ge=0)] = 0
+    """The seed of that split (and of train/test where the source has none)."""
+
+    @field_validator("source")
+    @classmethod
+    def _source(cls, value: str) -> str:
+        return names.known("source", value, names.SOURCES)
+
+    @model_validator(mode="after")
+    def _folder(self) -> Dataset:
+        if self.source == "folder" and (self.path is None or self.size is None):
+            raise ValueError("a 'folder' data set needs path (a tree with train/ and test/) and size (pixels)")
+        if self.source != "folder" and self.size is not None:
+            raise ValueError(f"size is read by source 'folder' only, not by '{self.source}'")
+        return self
+
+
+class Threat(Strict):
+    norm: Literal["linf", "l2"] = "linf"
+    eps: Annotated[Real, Field(gt=0)]
+    """The radius of the ball in [0,1] pixels; below 1 under linf."""
+
+    @model_validator(mode="after")
+    def _inside(self) -> Threat:
+        if self.norm == "linf" and self.eps >= 1:
+            raise ValueError(f"eps {self.eps:g} is outside (0,1): pixels are in [0,1], write 8/255 rather than 8")
+        return self
+
+
+class Inner(Strict):
+    """The search for the adversarial pictures that a training step learns from."""
+
+    objective: Literal["own", "ce", "ce-true", "kl"] = "own"
+    """What it maximises: the method's own, CE on the run's labels, CE on true labels, or KL to clean."""
+    eps: Positive | None = None
+    """Radius; the threat model's where not given."""
+    steps: Count = 10
+    step_size: Positive | None = None
+    """Pixels per step; a quarter of eps where not given."""
+    start: Literal["gauss", "uniform", "none"] = "gauss"
+    """x + 0.001 N(0,1), uniform in the ball, or x itself."""
+
+
+class Schedule(Strict):
+    """The learning rate as data; `dynat.training.schedule` holds the one function that reads it."""
+
+    shape: Literal["steps", "one-cycle"] = "steps"
+    lr: Positive = 0.1
+    """The peak learning rate."""
+    of: Count = 100
+    """steps: the number of epochs that `factors` is written for; scaled to the run's epochs."""
+    factors: dict[Whole, NotNegative] = Field(default_factory=lambda: {0: 0.2, 1: 1.0, 75: 0.1, 90: 0.01})
+    """steps: from how many finished epochs on which factor of lr holds (the paper's, by default)."""
+    peak: Annotated[Real, Field(gt=0, lt=1)] = 0.3
+    """one-cycle: the share of training after which the peak is reached."""
+
+    @model_validator(mode="after")
+    def _starts_at_zero(self) -> Schedule:
+        if 0 not in self.factors:
+            raise ValueError("factors must say the factor of epoch 0, as in {0: 0.2, 1: 1.0, 75: 0.1, 90: 0.01}")
+        late = [epoch for epoch in self.factors if not 0 <= epoch < self.of]
+        if late:
+            raise ValueError(f"factors: epoch {late[0]} is not within the {self.of} epochs of the schedule")
+        return self
+
+
+class Optimiser(Strict):
+    """Stochastic gradient descent over target and guide together."""
+
+    momentum: Annotated[Real, Field(ge=0, lt=1)] = 0.9
+    weight_decay: NotNegative = 2e-4
+    nesterov: bool = False
+
+
+class Augmentation(Strict):
+    padding: Annotated[Whole, Field(ge=0)] = 4
+    """Pixels of zero padding before the random crop; 0 is no crop."""
+    flip: bool = True
+    """Mirror half of the pictures left to right (wrong for digits and letters)."""
+
+
+class Validation(Strict):
+    """What the held-out pictures are asked after an epoch; chooses `best`, never sees a test picture."""
+
+    every: Count = 1
+    """Epochs between two validations; the last epoch always has one."""
+    steps: Count = 10
+    """Steps of the PGD that chooses `best`."""
+    select: Literal["pgd", "clean"] = "pgd"
+    """Which accuracy chooses `best`."""
+
+
+class Run(Strict):
+    """One trained model: a named row of the table."""
+
+    method: str
+    labels: Literal["true", "dynamic"] = "true"
+    """Who labels the adversarial pictures: the ground truth, or the guide's argmax on the clean picture."""
+    target: str
+    """The network that is to be robust."""
+    guide: str | None = None
+    """The network that learns on clean pictures beside it."""
+    guide_mode: Literal["train", "eval"] = "train"
+    """BatchNorm mode in which the guide labels (train is what was released)."""
+    beta: NotNegative | None = None
+    """Dynamic labels: L = CE(guide, y) + beta * L_target."""
+    consistency: NotNegative = 0.0
+    """Weight of KL(p(x)||p(x')) on the target: TRADES' beta (1/lambda), LBGAT's alpha."""
+    clean_forward: bool | None = None
+    """Show the clean batch to the target's BatchNorm too; on by default where there is a guide."""
+    options: dict[str, Any] = Field(default_factory=dict)
+    """Settings that only this method reads."""
+    inner: Inner = Inner()
+    epochs: Count = 100
+    batch: Count = 128
+    schedule: Schedule = Schedule()
+    optimiser: Optimiser = Optimiser()
+    augmentation: Augmentation = Augmentation()
+    validation: Validation = Validation()
+    ema: Annotated[Real, Field(ge=0, lt=1)] = 0.0
+    """Decay per step of an exponential moving average of the target's weights; 0 is off."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Arithmetic of the networks; auto is bfloat16 on a GPU and float32 elsewhere. Losses are float32."""
+    seeds: Seeds = (0,)
+
+    @field_validator("method")
+    @classmethod
+    def _method(cls, value: str) -> str:
+        return names.known("method", value, names.METHODS)
+
+    @field_validator("target", "guide")
+    @classmethod
+    def _network(cls, value: str | None) -> str | None:
+        if value is not None:
+            names.network_entry(value)
+        return value
+
+    @model_validator(mode="after")
+    def _makes_sense(self) -> Run:
+        facts = names.METHODS[self.method]
+        if self.labels not in facts.labels:
+            raise ValueError(f"method '{self.method}' cannot be driven by {self.labels} labels")
+        needs_guide = self.labels == "dynamic" or facts.guide == "always"
+        if needs_guide and self.guide is None:
+            why = "dynamic labels are a guide's decisions" if self.labels == "dynamic" else "it learns from one"
+            raise ValueError(f"method '{self.method}' with {self.labels} labels needs a guide: {why}")
+        if not needs_guide and self.guide is not None:
+            raise ValueError(f"guide '{self.guide}' would be read by nothing: labels are true, set labels: dynamic")
+        if self.labels != "dynamic" and self.beta is not None:
+            raise ValueError("beta weighs the target against the guide: it is read with labels: dynamic only")
+        if facts.consistency == "required" and self.consistency == 0:
+            raise ValueError(f"method '{self.method}' without consistency (6.0 is usual) is natural training")
+        if facts.consistency == "never" and self.consistency != 0:
+            raise ValueError(f"method '{self.method}' has no adversarial pictures to be consistent with")
+        if self.schedule.shape == "one-cycle" and self.schedule.factors != Schedule().factors:
+            raise ValueError("schedule.factors is read by shape 'steps' only")
+        facts.options.model_validate(self.options)
+        return self
+
+
+class Attack(Strict):
+    """One column of the table: an attack at a radius on one of a run's checkpoints."""
+
+    kind: str
+    steps: Count = 20
+    step_size: Positive | None = None
+    """Pixels per step; a quarter of eps where not given."""
+    start: Literal["uniform", "none"] = "uniform"
+    restarts: Count = 1
+    eps: Positive | None = None
+    """Radius; the threat model's where not given."""
+    norm: Literal["linf", "l2"] | None = None
+    """Norm; the threat model's where not given."""
+    pictures: Count | None = None
+    """Only the first so many test pictures; all where not given. Said in the table."""
+    weights: Literal["best", "last"] = "best"
+    """The checkpoint to examine: chosen on the validation split, or that of the last epoch."""
+    batch: Count = 250
+    seed: Annotated[Whole, Field(ge=0)] = 0
+
+    @field_validator("kind")
+    @classmethod
+    def _kind(cls, value: str) -> str:
+        return names.known("attack", value, names.ATTACKS)
+
+
+class Experiment(Strict):
+    """A preset with params.yaml over it, resolved: all that the DAG, a training or an attack may read."""
+
+    preset: str
+    dataset: Dataset
+    threat: Threat
+    runs: Annotated[dict[str, Run], Field(min_length=1)]
+    attacks: Annotated[dict[str, Attack], Field(min_length=1)]
+    threads: Count = 1
+    """CPU threads of one training or attack."""
+    headline: str = ""
+    """The attack by which the figures sort and compare."""
+
+    @model_validator(mode="after")
+    def _headline(self) -> Experiment:
+        if self.headline not in self.attacks:
+            raise ValueError(f"headline: unknown attack '{self.headline}': {nearest(self.headline, self.attacks)}")
+        return self
