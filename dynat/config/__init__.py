@@ -1,7 +1,7 @@
 """What a person may ask for, checked before anything runs. See config/README.md for the manual."""
 
 from dynat.config.load import digest, load
-from dynat.config.schema import Attack, Dataset, Experiment, Run, Threat
+from dynat.config.schema import Attack, Dataset, ExamSpec, Experiment, Run, Threat, TrainingSpec
 from dynat.config.strict import ConfigError
 
-__all__ = ["Attack", "ConfigError", "Dataset", "Experiment", "Run", "Threat", "digest", "load"]
+__all__ = ["Attack", "ConfigError", "Dataset", "ExamSpec", "Experiment", "Run", "Threat", "TrainingSpec", "digest", "load"]

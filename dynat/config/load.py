@@ -108,9 +108,9 @@ def _resolve(preset_name: str, preset: dict[str, Any], given: dict[str, Any]) ->
             "dataset": _checked(Dataset, section["dataset"], "dataset"),
             "threat": threat,
             "runs": {
-                name: _run(name, row, section["training"], top, threat, every_seed="seeds" in given)
-                for name, row in rows.items()
+                name: _run(name, row, section["training"], top, threat) for name, row in rows.items()
             },
+            "seeds": {name: _seeds(row, top, given) for name, row in rows.items()},
             "attacks": attacks,
             "threads": top.get("threads", 1),
             "headline": top.get("headline", list(attacks)[-1]),
@@ -137,7 +137,7 @@ def _selected(rows: dict[str, Any], methods: Any) -> dict[str, Any]:
 
 
 def _run(
-    name: str, row: Any, training: dict[str, Any], top: dict[str, Any], threat: Threat, *, every_seed: bool
+    name: str, row: Any, training: dict[str, Any], top: dict[str, Any], threat: Threat
 ) -> Run:
     where = f"runs.{name}"
     if not name.replace("-", "").replace("_", "").replace(".", "").isalnum():
@@ -161,10 +161,7 @@ def _run(
         fields.pop("beta", None)
     if fields.get("clean_forward") is None:
         fields["clean_forward"] = guided
-    if every_seed or "seeds" not in row:
-        fields["seeds"] = top.get("seeds", [0])
-    if isinstance(fields["seeds"], int):
-        fields["seeds"] = [fields["seeds"]]
+    fields.pop("seeds", None)
     run = _checked(Run, fields, where)
     if threat.norm == "linf" and run.inner.eps is not None and run.inner.eps >= 1:
         raise ConfigError(f"{where}.inner.eps: {run.inner.eps:g} is outside (0,1): write 8/255 rather than 8")
@@ -173,6 +170,12 @@ def _run(
             update={"inner": run.inner.model_copy(update={"step_size": run.inner.eps / 4})}
         )
     return run
+
+
+def _seeds(row: Any, top: dict[str, Any], given: dict[str, Any]) -> Any:
+    """Seeds that a person asks for hold for every run; else a row's own come before the preset's."""
+    seeds = given.get("seeds") or _mapping(row).get("seeds") or top.get("seeds", [0])
+    return [seeds] if isinstance(seeds, int) else seeds
 
 
 def _attack(name: str, row: Any, threat: Threat) -> Attack:

@@ -152,7 +152,6 @@ class Run(Strict):
     """Decay per step of an exponential moving average of the target's weights; 0 is off."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Arithmetic of the networks; auto is bfloat16 on a GPU and float32 elsewhere. Losses are float32."""
-    seeds: Seeds = (0,)
 
     @field_validator("method")
     @classmethod
@@ -215,6 +214,28 @@ class Attack(Strict):
         return names.known("attack", value, names.ATTACKS)
 
 
+class TrainingSpec(Strict):
+    """All that one training reads beside its seed and its pictures. Equal specs, equal trainings."""
+
+    preset: str
+    name: str
+    data: str
+    """The data set's folder under data/."""
+    threat: Threat
+    run: Run
+
+
+class ExamSpec(Strict):
+    """All that one examination reads beside the weights and the pictures."""
+
+    preset: str
+    name: str
+    data: str
+    seeds: Seeds
+    attack_name: str
+    attack: Attack
+
+
 class Experiment(Strict):
     """A preset with params.yaml over it, resolved: all that the DAG, a training or an attack may read."""
 
@@ -222,6 +243,8 @@ class Experiment(Strict):
     dataset: Dataset
     threat: Threat
     runs: Annotated[dict[str, Run], Field(min_length=1)]
+    seeds: dict[str, Seeds]
+    """The seeds of each run."""
     attacks: Annotated[dict[str, Attack], Field(min_length=1)]
     threads: Count = 1
     """CPU threads of one training or attack."""
@@ -233,3 +256,21 @@ class Experiment(Strict):
         if self.headline not in self.attacks:
             raise ValueError(f"headline: unknown attack '{self.headline}': {nearest(self.headline, self.attacks)}")
         return self
+
+    def training(self, name: str) -> TrainingSpec:
+        """What the trainings of a run read."""
+        known = names.known("run", name, self.runs)
+        return TrainingSpec(
+            preset=self.preset, name=known, data=self.dataset.name, threat=self.threat, run=self.runs[known]
+        )
+
+    def exam(self, name: str, attack: str) -> ExamSpec:
+        """What the examination of a run by an attack reads."""
+        return ExamSpec(
+            preset=self.preset,
+            name=names.known("run", name, self.runs),
+            data=self.dataset.name,
+            seeds=self.seeds[name],
+            attack_name=names.known("attack", attack, self.attacks),
+            attack=self.attacks[attack],
+        )

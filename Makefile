@@ -1,0 +1,46 @@
+# make run and make test are all a newcomer needs; each makes the environment when it is missing or stale.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/.synced
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+# pip and uv read their index from the user's own settings; nothing here names one.
+export UV_LINK_MODE ?= copy
+
+.PHONY: help env run test test-slow lint lock clean
+
+help: ## what can be made
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+env: $(STAMP) ## the environment alone: .venv, from requirements.lock
+
+$(STAMP): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "dynat needs Python 3.11 or newer: make run PYTHON=python3.12")'
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@test -x $(BIN)/uv || $(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	@VIRTUAL_ENV=$(CURDIR)/.venv $(BIN)/uv pip sync --quiet requirements.lock
+	@VIRTUAL_ENV=$(CURDIR)/.venv $(BIN)/uv pip install --quiet --no-deps --editable .
+	@touch $@
+
+run: $(STAMP) ## the whole pipeline of params.yaml, from data to report
+	@snakemake --cores all all
+
+test: $(STAMP) ## the test suite
+	@pytest
+
+test-slow: $(STAMP) ## every test, the slow ones too
+	@pytest -m 'slow or not slow'
+
+lint: $(STAMP) ## ruff, mypy, snakefmt, snakemake --lint
+	@ruff check .
+	@ruff format --check .
+	@mypy
+	@snakefmt --check workflow
+	@snakemake --lint
+
+lock: ## requirements.lock anew from pyproject.toml
+	@uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --no-annotate --no-header --quiet --upgrade -o requirements.lock
+
+clean: ## what can be made again: results, states, logs (data sets stay)
+	@rm -rf results runs logs

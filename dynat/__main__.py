@@ -1,0 +1,3 @@
+from dynat.cli import main
+
+main()

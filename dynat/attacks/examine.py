@@ -1,0 +1,176 @@
+"""An examination: one attack on one network, picture by picture, every claim checked again.
+
+Only what is classified correctly is attacked. A claimed adversarial picture counts if the plain float32
+network errs on it, inside the ball and inside [0,1]; a claim that does not hold counts as not broken and is
+counted itself. Finished batches are kept, so a killed examination goes on where it was.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import logging
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dynat.config import Attack, names
+from dynat.data import Pictures, to_pixels
+from dynat.files import atomic_write
+from dynat.inner import Ball
+from dynat.losses import margin
+from dynat.models.state import evaluating, frozen
+
+TOLERANCE = 1e-6
+"""How far outside the ball float32 rounding may put a picture that is on its surface."""
+
+SHOWN = 8
+"""Pictures kept for the gallery."""
+
+
+@dataclass
+class Examination:
+    """Verdicts, a tensor entry per picture, and what they cost."""
+
+    columns: dict[str, Tensor]
+    examples: dict[str, Tensor]
+    seconds: float = 0.0
+    forward_passes: int = 0
+    backward_passes: int = 0
+    refuted_claims: int = 0
+    flags: tuple[str, ...] = ()
+
+
+def examine(
+    model: nn.Module,
+    pictures: Pictures,
+    attack: Attack,
+    *,
+    state: Path | None = None,
+    progress: Callable[[int], None] = lambda done: None,
+) -> Examination:
+    """Attack `pictures` (those that the attack asks for) batch by batch, each batch with its own seed."""
+    pictures = pictures if attack.pictures is None else pictures.first(attack.pictures)
+    done: list[dict[str, Any]] = []
+    for number, (images, labels) in enumerate(pictures.batches(attack.batch)):
+        file = None if state is None else state / f"batch-{number:05d}.pt"
+        if file is not None and file.exists():
+            batch: dict[str, Any] = torch.load(file, weights_only=True)
+        else:
+            batch = _batch(model, to_pixels(images), labels, attack, batch_seed(attack, number))
+            if number > 0:
+                batch["examples"] = {}
+            if file is not None:
+                atomic_write(file, lambda path, content=batch: torch.save(content, path))  # type: ignore[misc]
+        done.append(batch)
+        progress(len(labels))
+    return Examination(
+        columns={name: torch.cat([batch["columns"][name] for batch in done]) for name in done[0]["columns"]},
+        examples=done[0]["examples"],
+        flags=tuple(sorted({flag for batch in done for flag in batch["flags"]})),
+        **{name: sum(batch[name] for batch in done) for name in COSTS},
+    )
+
+
+COSTS = ("seconds", "forward_passes", "backward_passes", "refuted_claims")
+
+
+def batch_seed(attack: Attack, number: int) -> int:
+    text = f"{attack.seed}/{number}".encode()
+    return int.from_bytes(hashlib.sha256(text).digest()[:4], "big") & 0x7FFFFFFF
+
+
+def _batch(model: nn.Module, pixels: Tensor, labels: Tensor, attack: Attack, seed: int) -> dict[str, Any]:
+    began = time.perf_counter()
+    claimed = pixels.clone()
+    with evaluating(model), frozen(model), _counted(model) as passes, _warnings() as flags:
+        with torch.no_grad():
+            clean = model(pixels).argmax(1)
+        right = clean == labels
+        if right.any():
+            run = names.locate(names.ATTACKS[attack.kind])
+            claimed[right] = run(model, pixels[right], labels[right], attack, seed)
+        verdict = verify(model, pixels, claimed, labels, clean, attack)
+    shown = {
+        "clean": pixels[:SHOWN],
+        "adversarial": verdict.pop("pictures")[:SHOWN],
+        "label": labels[:SHOWN],
+        "clean_prediction": clean[:SHOWN],
+        "prediction": verdict["prediction"][:SHOWN],
+    }
+    refuted = int(verdict.pop("refuted").sum())
+    return {
+        "columns": {name: value.cpu() for name, value in {"label": labels, "clean": clean, **verdict}.items()},
+        "examples": {name: value.detach().cpu().contiguous() for name, value in shown.items()},
+        "seconds": time.perf_counter() - began,
+        "refuted_claims": refuted,
+        "flags": sorted(flags),
+        **passes,
+    }
+
+
+@torch.no_grad()
+def verify(
+    model: nn.Module, pixels: Tensor, claimed: Tensor, labels: Tensor, clean: Tensor, attack: Attack
+) -> dict[str, Tensor]:
+    """What the plain network says of the claimed pictures; those outside the rules are set back to clean."""
+    ball = Ball(attack.norm or "linf", attack.eps or 0.0)
+    sound = ball.distance(claimed, pixels) <= ball.eps + TOLERANCE
+    sound &= torch.isfinite(claimed).flatten(1).all(1)
+    sound &= (claimed.flatten(1).amin(1) >= 0) & (claimed.flatten(1).amax(1) <= 1)
+    pictures = torch.where(sound.view(-1, 1, 1, 1), claimed, pixels)
+    logits = model(pictures)
+    prediction = logits.argmax(1)
+    correct = (clean == labels) & (prediction == labels)
+    return {
+        "prediction": prediction,
+        "correct": correct,
+        "margin": -margin(logits, labels),
+        "distance": ball.distance(pictures, pixels),
+        "refuted": ~sound & (clean == labels),
+        "pictures": pictures,
+    }
+
+
+@contextlib.contextmanager
+def _counted(model: nn.Module) -> Iterator[dict[str, int]]:
+    """Pictures sent forward and backward through the model meanwhile."""
+    passes = {"forward_passes": 0, "backward_passes": 0}
+
+    def backward(gradient: Tensor) -> None:
+        passes["backward_passes"] += len(gradient)
+
+    def forward(_module: nn.Module, _inputs: Any, output: Tensor) -> None:
+        passes["forward_passes"] += len(output)
+        if output.requires_grad:
+            output.register_hook(backward)
+
+    handle = model.register_forward_hook(forward)
+    try:
+        yield passes
+    finally:
+        handle.remove()
+
+
+@contextlib.contextmanager
+def _warnings() -> Iterator[set[str]]:
+    """AutoAttack's own warnings about a defence, kept as data rather than lost in a log."""
+    flags: set[str] = set()
+
+    class Keep(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            flags.add(record.getMessage())
+
+    logger, handler = logging.getLogger("auto-attack"), Keep(logging.WARNING)
+    propagate, logger.propagate = logger.propagate, False
+    logger.addHandler(handler)
+    try:
+        yield flags
+    finally:
+        logger.removeHandler(handler)
+        logger.propagate = propagate

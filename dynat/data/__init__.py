@@ -1,0 +1,23 @@
+"""Pictures: where they come from (one module per source), one format on disk, two tensors per split in memory.
+
+To add a source: a module with `prepare(config, root) -> Dataset` and an entry in `dynat.config.names.SOURCES`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from dynat.config import Dataset as DatasetConfig
+from dynat.config.names import SOURCES, known, locate
+from dynat.data.augment import augment
+from dynat.data.pictures import DataError, Dataset, Pictures, load, save, split, to_pixels
+
+__all__ = ["DataError", "Dataset", "Pictures", "augment", "load", "prepare", "save", "split", "to_pixels"]
+
+
+def prepare(config: DatasetConfig, root: Path) -> Path:
+    """Fetch or build what `config` names and write it to `root/<name>`; what is shared by data sets goes beside it."""
+    dataset: Dataset = locate(SOURCES[known("source", config.source, SOURCES)])(config, root)
+    folder = root / config.name
+    save(dataset, folder)
+    return folder

@@ -1,0 +1,129 @@
+"""CIFAR-10 and CIFAR-100 (Krizhevsky 2009) through torchvision, every file checked against its published MD5.
+
+The archive comes from the official place, from `mirror:`, or from a folder that has it already, `path:`. What is
+downloaded or unpacked stays in `<root>/downloads`, for all data sets made of it.
+"""
+
+from __future__ import annotations
+
+import socket
+import tarfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.client import HTTPException
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torchvision.datasets import CIFAR10, CIFAR100
+from torchvision.datasets.utils import check_integrity, extract_archive
+
+from dynat.config import Dataset as DatasetConfig
+from dynat.data.pictures import DataError, Dataset, Pictures, split
+
+READERS: dict[str, Any] = {"cifar10": CIFAR10, "cifar100": CIFAR100}
+SILENCE = 60.0
+"""Seconds without a byte after which a server is given up."""
+CITATION = "A. Krizhevsky (2009). Learning Multiple Layers of Features from Tiny Images. Technical report."
+
+
+def prepare(config: DatasetConfig, root: Path) -> Dataset:
+    """The official test set; `config.validation` of the official training set is held out, stratified."""
+    reader, downloads = READERS[config.source], root / "downloads"
+    if config.path is not None:
+        folder = _existing(reader, Path(config.path).expanduser(), downloads)
+    else:
+        folder = _downloaded(reader, config.mirror, downloads)
+    _check_batches(reader, folder)
+    official = reader(folder, train=True)
+    learning, test = _pictures(official), _pictures(reader(folder, train=False))
+    train, validation = split(learning.labels, config.validation, config.split_seed)
+    return Dataset.of(
+        name=config.name,
+        classes=tuple(official.classes),
+        about={"source": config.source, "split_seed": config.split_seed, "citation": CITATION},
+        train=learning[train],
+        validation=learning[validation],
+        test=test,
+    )
+
+
+def _pictures(official: Any) -> Pictures:
+    images = np.ascontiguousarray(official.data.transpose(0, 3, 1, 2))
+    return Pictures(torch.from_numpy(images), torch.tensor(official.targets, dtype=torch.int64))
+
+
+def _existing(reader: Any, path: Path, downloads: Path) -> Path:
+    """The folder to read from, given what the user has; nothing is written into theirs."""
+    if path.name == reader.base_folder:
+        path = path.parent
+    if (path / reader.base_folder).is_dir():
+        return path
+    archive = path / reader.filename
+    if not archive.is_file():
+        raise DataError(
+            f"dataset.path: {path} holds neither {reader.filename} nor a folder {reader.base_folder}"
+        )
+    if not check_integrity(archive, reader.tgz_md5):
+        raise DataError(
+            f"{archive}: damaged or incomplete (its MD5 is not {reader.tgz_md5}); delete it and fetch it again, "
+            "or leave out dataset.path to have it downloaded"
+        )
+    downloads.mkdir(parents=True, exist_ok=True)
+    extract_archive(archive, downloads)
+    return downloads
+
+
+def _downloaded(reader: Any, mirror: str | None, downloads: Path) -> Path:
+    """The folder with the unpacked archive; downloads and unpacks only what is not there whole."""
+    url = reader.url if mirror is None else f"{mirror.rstrip('/')}/{reader.filename}"
+    source = type(reader.__name__, (reader,), {"url": url})
+    downloads.mkdir(parents=True, exist_ok=True)
+    try:
+        with _patience(SILENCE):
+            source(downloads, download=True)
+    except (
+        OSError,
+        HTTPException,
+        RuntimeError,
+        ValueError,
+        EOFError,
+        tarfile.TarError,
+        zlib.error,
+    ) as error:
+        archive = downloads / reader.filename
+        came, removed = archive.exists(), ""
+        if came and not check_integrity(archive, reader.tgz_md5):
+            archive.unlink()
+            removed = " What had arrived is incomplete or not the published file, and has been deleted."
+        raise DataError(
+            f"{archive}: could not be fetched from {url} ({error}).{removed} Try again; or name another server with "
+            f"dataset.mirror (a URL of a folder with {reader.filename}); or put the file into a folder of yours and "
+            "name that folder with dataset.path"
+        ) from error
+    return downloads
+
+
+def _check_batches(reader: Any, folder: Path) -> None:
+    """Say which unpacked file is not as published, before anything is unpickled."""
+    expected = [*reader.train_list, *reader.test_list, (reader.meta["filename"], reader.meta["md5"])]
+    for name, md5 in expected:
+        file = folder / reader.base_folder / name
+        if not check_integrity(file, md5):
+            problem = "damaged (its MD5 is not " + md5 + ")" if file.exists() else "missing"
+            raise DataError(
+                f"{file}: {problem}; delete the folder {file.parent} and unpack {reader.filename} again"
+            )
+
+
+@contextmanager
+def _patience(seconds: float) -> Iterator[None]:
+    """torchvision downloads without a time limit; a server that says nothing would hold the pipeline for ever."""
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(seconds)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(before)

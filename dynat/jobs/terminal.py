@@ -1,0 +1,40 @@
+"""How long work shows itself: a bar in a terminal, plain lines in a log; and where it runs."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+
+def track(steps: Iterator[Any], total: int, title: str) -> Iterator[Any]:
+    """`steps` with a bar while a person watches; untouched where nobody does."""
+    if not sys.stderr.isatty():
+        return steps
+    return iter(tqdm(steps, total=total, desc=title, leave=False, unit="step"))
+
+
+def choose_device(name: str) -> torch.device:
+    """`auto` is the GPU where there is one; a device that is not there is an error, not a surprise."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ValueError(f"unknown device '{name}': auto, cpu, cuda or cuda:1") from None
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError("device 'cuda' was asked for, but torch sees no GPU here: use --device auto or cpu")
+    if device.type == "cuda":
+        torch.backends.cudnn.benchmark = True
+    return device
+
+
+def use_threads(count: int | None) -> None:
+    """Threads of torch; waiting ones sleep rather than spin, so that jobs side by side do not fight."""
+    if count is not None:
+        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+        torch.set_num_threads(count)

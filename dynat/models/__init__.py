@@ -1,0 +1,25 @@
+"""The networks, by name. A network is a function of pixels in [0,1] and gives logits.
+
+To add one: a factory that takes `classes` and `channels`, and an entry in `dynat.config.names.NETWORKS`.
+"""
+
+from __future__ import annotations
+
+from torch import nn
+
+from dynat.config.names import locate, network_entry
+from dynat.models.state import evaluating, frozen, load_weights, save_weights
+
+__all__ = ["build", "count_parameters", "evaluating", "frozen", "load_weights", "save_weights"]
+
+
+def build(name: str, *, classes: int, channels: int) -> nn.Module:
+    """A new network, its weights drawn from torch's global generator; `ValueError` for an unknown name."""
+    where, sizes = network_entry(name)
+    network: nn.Module = locate(where)(classes=classes, channels=channels, **sizes)
+    return network
+
+
+def count_parameters(model: nn.Module) -> int:
+    """The numbers that training can change; running statistics are not among them."""
+    return sum(parameter.numel() for parameter in model.parameters())

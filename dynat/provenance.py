@@ -1,0 +1,72 @@
+"""Which source files a result depends on, and their digest.
+
+Snakemake takes the files as inputs of its rules; a training's saved state carries the digest in its name, so
+that a state written by other code is never resumed. A method depends on its own file, not on the others'.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+from dynat.config import names
+
+PACKAGE = Path(__file__).parent
+
+# The config's code is not among them: what it resolves to is part of every digest and every rule's params.
+_SHARED = ("data/pictures.py", "data/augment.py", "models", "training", "inner.py", "losses.py")
+_METHOD_BASE = ("methods/__init__.py", "methods/base.py", "methods/labels.py")
+_EXAM = ("data/pictures.py", "models", "attacks", "inner.py", "losses.py")
+
+
+def training_sources(method: str) -> list[Path]:
+    """The files on which a trained network of this method depends."""
+    return [*_files((*_SHARED, *_METHOD_BASE)), _module_file(names.METHODS[method].where)]
+
+
+def exam_sources() -> list[Path]:
+    """The files on which the verdicts of an attack depend."""
+    return _files(_EXAM)
+
+
+def data_sources(source: str) -> list[Path]:
+    """The files on which a prepared data set depends."""
+    return [*_files(("data/pictures.py",)), _module_file(names.SOURCES[source])]
+
+
+def metrics_sources() -> list[Path]:
+    """The files on which a run's metrics depend."""
+    return _files(("report/metrics.py", "report/statistics.py"))
+
+
+def report_sources() -> list[Path]:
+    """The files on which tables, figures and the page depend."""
+    return [*_files(("report",)), PACKAGE / "report" / "page.html"]
+
+
+def code_digest(files: Iterable[Path]) -> str:
+    total = hashlib.sha256()
+    for file in files:
+        total.update(file.name.encode() + b"\0" + file.read_bytes() + b"\0")
+    return total.hexdigest()[:16]
+
+
+def _files(parts: Iterable[str]) -> list[Path]:
+    found: list[Path] = []
+    for part in parts:
+        path = PACKAGE / part
+        found += sorted(path.rglob("*.py")) if path.is_dir() else [path]
+    return found
+
+
+def _module_file(where: str) -> Path:
+    """Where a module lies, without importing it (a plug-in is imported already)."""
+    name = where.partition(":")[0]
+    inside = name.split(".")
+    if inside[0] == PACKAGE.name:
+        return PACKAGE.joinpath(*inside[1:]).with_suffix(".py")
+    file = sys.modules[name].__file__
+    assert file is not None, f"plug-in {name} has no file"
+    return Path(file)

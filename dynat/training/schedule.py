@@ -1,0 +1,29 @@
+"""The learning rate: data in the config, one pure function here."""
+
+from __future__ import annotations
+
+from dynat.config.schema import Schedule
+
+
+def learning_rate(schedule: Schedule, *, epochs: int, progress: float) -> float:
+    """The rate after `progress` epochs (fractions allowed) of a training of `epochs`."""
+    if schedule.shape == "one-cycle":
+        top = schedule.peak * epochs
+        rising, falling = progress / top, (epochs - progress) / (epochs - top)
+        return schedule.lr * max(0.0, min(rising, falling))
+    factor = 0.0
+    for start, value in boundaries(schedule, epochs):
+        if progress >= start:
+            factor = value
+    return schedule.lr * factor
+
+
+def boundaries(schedule: Schedule, epochs: int) -> list[tuple[int, float]]:
+    """(finished epochs, factor from then on), scaled from the schedule's `of` to this training's epochs.
+
+    A warm-up of one epoch stays one epoch however short the training is.
+    """
+    return [
+        (0 if start == 0 else max(1, round(start * epochs / schedule.of)), factor)
+        for start, factor in sorted(schedule.factors.items())
+    ]

@@ -1,0 +1,40 @@
+"""A training's state on disk: written whole or not at all, named by all that it depends on.
+
+It lives outside the DAG's outputs, because Snakemake removes the outputs of a job that failed.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dynat.files import atomic_write
+
+
+class TrainingState:
+    """`runs/<digest>/`: the state after the last finished epoch."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.file = folder / "state.pt"
+
+    def save(self, content: dict[str, Any]) -> None:
+        atomic_write(self.file, lambda path: torch.save(content, path))
+
+    def load(self, device: torch.device) -> dict[str, Any] | None:
+        """What was saved, or None; a file that cannot be read is an error that says what to do."""
+        if not self.file.exists():
+            return None
+        try:
+            content: dict[str, Any] = torch.load(self.file, map_location=device, weights_only=True)
+        except Exception as error:
+            raise ValueError(
+                f"{self.file} is damaged ({type(error).__name__}): delete {self.folder} to start this training anew"
+            ) from None
+        return content
+
+    def discard(self) -> None:
+        shutil.rmtree(self.folder, ignore_errors=True)

@@ -1,0 +1,252 @@
+"""The training loop: epochs of joint steps, a validation after each, the state saved, the best kept.
+
+Every epoch draws its order, crops and noise from generators seeded by (seed, epoch), so a training that was
+killed and goes on is the training that was not killed.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dynat import methods, models
+from dynat.config import Run, Threat
+from dynat.data import Dataset, Pictures, augment, to_pixels
+from dynat.training.precision import precise
+from dynat.training.schedule import learning_rate
+from dynat.training.state import TrainingState
+from dynat.training.step import Pair, joint_step
+from dynat.training.validate import validate
+
+Row = dict[str, float]
+Weights = dict[str, Tensor]
+
+
+class Diverged(RuntimeError):
+    """The loss is no number any more; the weights are those before it."""
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a training leaves: weights by validation and at the end, and its history."""
+
+    best_epoch: int
+    target: Weights
+    guide: Weights | None
+    target_last: Weights
+    history: list[Row]
+
+
+def train(
+    run: Run,
+    threat: Threat,
+    data: Dataset,
+    *,
+    seed: int,
+    device: torch.device,
+    state: TrainingState,
+    report: Callable[[Row], None] = lambda row: None,
+    track: Callable[[Iterator[Any], int, str], Iterator[Any]] = lambda steps, total, title: steps,
+) -> Trained:
+    """Train `run` on `data`, going on from `state` where there is one."""
+    trainer = Trainer(run, threat, data, seed=seed, device=device)
+    saved = state.load(device)
+    if saved is not None:
+        trainer.restore(saved)
+    while trainer.finished < run.epochs:
+        row = trainer.epoch(track)
+        state.save(trainer.snapshot())
+        report(row)
+    return trainer.result()
+
+
+class Trainer:
+    def __init__(self, run: Run, threat: Threat, data: Dataset, *, seed: int, device: torch.device) -> None:
+        self.run, self.threat, self.seed, self.device = run, threat, seed, device
+        self.train_set, self.held_out = data.train.to(device), data.validation.to(device)
+        self.method = methods.build(run, threat)
+        self.pair = build_pair(run, classes=len(data.classes), channels=data.channels, seed=seed, device=device)
+        self.average = copy.deepcopy(self.pair.target).requires_grad_(False) if run.ema else None
+        self.optimiser = torch.optim.SGD(
+            self.pair.parameters(),
+            lr=run.schedule.lr,
+            momentum=run.optimiser.momentum,
+            weight_decay=run.optimiser.weight_decay,
+            nesterov=run.optimiser.nesterov,
+            fused=device.type == "cuda",
+        )
+        self.finished = 0
+        self.history: list[Row] = []
+        self.best: dict[str, Any] | None = None
+
+    @property
+    def examined(self) -> nn.Module:
+        """The target that is validated and kept: the average where the run keeps one."""
+        return self.pair.target if self.average is None else self.average
+
+    def epoch(self, track: Callable[[Iterator[Any], int, str], Iterator[Any]]) -> Row:
+        began, epochs = time.perf_counter(), self.run.epochs
+        lesson_noise = self._generator("noise")
+        batches = list(epoch_batches(self.train_set, self.run.batch, self._generator("order")))
+        self.pair.train()
+        total: dict[str, Tensor] = {}
+        rate = learning_rate(self.run.schedule, epochs=epochs, progress=self.finished)
+        crops = self._generator("crops")
+        title = f"epoch {self.finished + 1}/{epochs}"
+        for number, index in enumerate(track(iter(batches), len(batches), title)):
+            progress = self.finished + number / len(batches)
+            self._set_rate(learning_rate(self.run.schedule, epochs=epochs, progress=progress))
+            images = augment(
+                self.train_set.images[index],
+                padding=self.run.augmentation.padding,
+                flip=self.run.augmentation.flip,
+                generator=crops,
+            )
+            loss, seen = joint_step(
+                self.pair,
+                self.method,
+                self.run,
+                to_pixels(images),
+                self.train_set.labels[index],
+                progress=progress / epochs,
+                generator=lesson_noise,
+            )
+            self._update(loss)
+            total = {name: total.get(name, 0) + value for name, value in seen.items()}
+        self.finished += 1
+        row: Row = {"epoch": self.finished, "learning_rate": rate}
+        row |= {name: float(value) / len(batches) for name, value in total.items()}
+        if not torch.isfinite(torch.tensor(row["loss"])):
+            raise self._diverged()
+        row |= self._validate()
+        row["seconds"] = time.perf_counter() - began
+        self.history.append(row)
+        return row
+
+    def _update(self, loss: Tensor) -> None:
+        """One optimiser step for both networks, unless the loss is no number.
+
+        On a GPU the check stays on the device (the fused optimiser skips the step by `found_inf`), so nothing
+        waits for it; the epoch's mean loss tells afterwards.
+        """
+        if self.device.type == "cuda":
+            self.optimiser.found_inf = (~torch.isfinite(loss)).float()  # type: ignore[attr-defined]
+        elif not torch.isfinite(loss):
+            raise self._diverged()
+        self.optimiser.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        self.optimiser.step()
+        if self.average is not None:
+            update_average(self.average, self.pair.target, self.run.ema)
+
+    def _validate(self) -> Row:
+        if self.finished % self.run.validation.every and self.finished != self.run.epochs:
+            return {}
+        seen = validate(
+            self.examined,
+            self.pair.guide,
+            self.held_out,
+            self.run,
+            self.threat,
+            generator=self._generator("validation", epoch=0),
+        )
+        chosen_by = [seen[self.run.validation.select], seen["clean"]]
+        if self.best is None or chosen_by > self.best["score"]:
+            guide = None if self.pair.guide is None else weights_of(self.pair.guide)
+            self.best = {
+                "score": chosen_by,
+                "epoch": self.finished,
+                "target": weights_of(self.examined),
+                "guide": guide,
+            }
+        return seen
+
+    def snapshot(self) -> dict[str, Any]:
+        return {
+            "finished": self.finished,
+            "history": self.history,
+            "best": self.best,
+            "target": self.pair.target.state_dict(),
+            "guide": None if self.pair.guide is None else self.pair.guide.state_dict(),
+            "average": None if self.average is None else self.average.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+        }
+
+    def restore(self, saved: dict[str, Any]) -> None:
+        self.finished, self.history, self.best = saved["finished"], saved["history"], saved["best"]
+        self.pair.target.load_state_dict(saved["target"])
+        if self.pair.guide is not None:
+            self.pair.guide.load_state_dict(saved["guide"])
+        if self.average is not None:
+            self.average.load_state_dict(saved["average"])
+        self.optimiser.load_state_dict(saved["optimiser"])
+
+    def result(self) -> Trained:
+        assert self.best is not None, "the last epoch always validates"
+        return Trained(
+            best_epoch=self.best["epoch"],
+            target=self.best["target"],
+            guide=self.best["guide"],
+            target_last=weights_of(self.examined),
+            history=self.history,
+        )
+
+    def _set_rate(self, rate: float) -> None:
+        for group in self.optimiser.param_groups:
+            group["lr"] = rate
+
+    def _generator(self, purpose: str, epoch: int | None = None) -> torch.Generator:
+        epoch = self.finished if epoch is None else epoch
+        text = f"{self.seed}/{epoch}/{purpose}".encode()
+        seed = int.from_bytes(hashlib.sha256(text).digest()[:7], "big")
+        return torch.Generator(self.device).manual_seed(seed)
+
+    def _diverged(self) -> Diverged:
+        return Diverged(
+            f"the loss is not finite in epoch {self.finished + 1}: the weights of the epoch before are kept in "
+            "the training's state. Lower schedule.lr, or try precision: float32"
+        )
+
+
+def build_pair(run: Run, *, classes: int, channels: int, seed: int, device: torch.device) -> Pair:
+    """Fresh networks. The target comes first, so that it starts alike in every run with this seed."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        networks = [
+            models.build(name, classes=classes, channels=channels).to(device)
+            for name in (run.target, run.guide)
+            if name is not None
+        ]
+    made = [precise(network, run.precision, device) for network in networks]
+    return Pair(made[0], made[1] if len(made) > 1 else None)
+
+
+def epoch_batches(pictures: Pictures, size: int, generator: torch.Generator) -> Iterator[Tensor]:
+    """Indices of full batches in a fresh order; what does not fill a batch waits for the next epoch."""
+    order = torch.randperm(len(pictures), generator=generator, device=pictures.images.device)
+    size = min(size, len(pictures))
+    yield from order[: len(pictures) // size * size].view(-1, size)
+
+
+@torch.no_grad()
+def update_average(average: nn.Module, current: nn.Module, decay: float) -> None:
+    """Weights move towards the current ones; BatchNorm's statistics are taken as they are."""
+    for mean, value in zip(average.parameters(), current.parameters(), strict=True):
+        mean.lerp_(value, 1 - decay)
+    for kept, buffer in zip(average.buffers(), current.buffers(), strict=True):
+        kept.copy_(buffer)
+
+
+def weights_of(model: nn.Module) -> Weights:
+    """A copy of the network's weights, under its own names, whatever wraps it."""
+    return {
+        name.removeprefix("net."): value.detach().clone().contiguous()
+        for name, value in model.state_dict().items()
+    }

@@ -1,0 +1,27 @@
+# The checked experiment, and where its files lie.
+from dynat import provenance
+from dynat.config import ConfigError, load
+from dynat.places import Places
+
+try:
+    EXPERIMENT = load(config)
+except ConfigError as error:
+    print(f"dynat: config: {error}", file=sys.stderr)
+    sys.exit(2)
+
+PRESET = EXPERIMENT.preset
+PLACES = Places()
+RESULTS = f"results/{PRESET}"
+GUIDED = [name for name, run in EXPERIMENT.runs.items() if run.guide]
+ALONE = [name for name in EXPERIMENT.runs if name not in GUIDED]
+
+
+wildcard_constraints:
+    seed=r"\d+",
+    run="|".join(map(re.escape, EXPERIMENT.runs)),
+    attack="|".join(map(re.escape, EXPERIMENT.attacks)),
+
+
+def relative(files):
+    """Source files as the DAG should name them: relative paths survive a move of the project."""
+    return [os.path.relpath(file) for file in files]

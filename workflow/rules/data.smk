@@ -1,0 +1,14 @@
+# Pictures, downloaded or built once, in one format for every source.
+rule data:
+    input:
+        src=relative(provenance.data_sources(EXPERIMENT.dataset.source)),
+    output:
+        "data/{name}/pictures.safetensors".format(name=EXPERIMENT.dataset.name),
+        "data/{name}/info.json".format(name=EXPERIMENT.dataset.name),
+    params:
+        spec=EXPERIMENT.dataset.model_dump_json(),
+    log:
+        f"logs/data/{EXPERIMENT.dataset.name}.log",
+    localrule: True
+    shell:
+        "dynat data --spec {params.spec:q} > {log} 2>&1"

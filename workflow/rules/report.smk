@@ -1,0 +1,21 @@
+# Tables, figures and the page a person reads.
+rule report:
+    input:
+        rules.evaluate.input,
+        expand(f"{RESULTS}/{{run}}/outcomes/{{attack}}.csv", run=EXPERIMENT.runs, attack=EXPERIMENT.attacks),
+        src=relative(provenance.report_sources()),
+    output:
+        page=f"{RESULTS}/report.html",
+        tables=expand(f"{RESULTS}/tables/main.{{ending}}", ending=["csv", "md", "tex"]),
+        figures=expand(
+            f"{RESULTS}/figures/{{figure}}.{{ending}}",
+            figure=["epochs", "tradeoff", "labels", "gallery", "classes"],
+            ending=["svg", "png"],
+        ),
+    params:
+        spec=EXPERIMENT.model_dump_json(),
+    log:
+        f"logs/report/{PRESET}.log",
+    localrule: True
+    shell:
+        "dynat report --spec {params.spec:q} > {log} 2>&1"

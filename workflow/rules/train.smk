@@ -1,0 +1,34 @@
+# Guide and target, trained together: one job per run and seed. Interrupted, it goes on from runs/.
+TRAINED = "results/{preset}/{{run}}/seed{{seed}}".format(preset=PRESET)
+
+
+rule train:
+    wildcard_constraints:
+        run="|".join(map(re.escape, ALONE)) or "none",
+    input:
+        rules.data.output,
+        src=lambda wildcards: relative(provenance.training_sources(EXPERIMENT.runs[wildcards.run].method)),
+    output:
+        f"{TRAINED}/target.safetensors",
+        f"{TRAINED}/target-last.safetensors",
+        f"{TRAINED}/history.csv",
+        f"{TRAINED}/config.json",
+    params:
+        spec=lambda wildcards: EXPERIMENT.training(wildcards.run).model_dump_json(),
+    log:
+        f"logs/train/{PRESET}/{{run}}-seed{{seed}}.log",
+    benchmark:
+        f"logs/train/{PRESET}/{{run}}-seed{{seed}}.tsv"
+    threads: EXPERIMENT.threads
+    resources:
+        gpu=1,
+    shell:
+        "dynat train --spec {params.spec:q} --seed {wildcards.seed} --threads {threads} > {log} 2>&1"
+
+
+use rule train as train_with_guide with:
+    wildcard_constraints:
+        run="|".join(map(re.escape, GUIDED)) or "none",
+    output:
+        *rules.train.output,
+        f"{TRAINED}/guide.safetensors",
