@@ -1,4 +1,4 @@
-"""Files that are either whole or not there, whenever the process is killed. Knows nothing of torch or config."""
+"""Files that are either whole or not there, whenever the process is killed. Knows no torch, no config."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from pathlib import Path
 def atomic_write(path: Path, write: Callable[[Path], object]) -> None:
     """Have `write` fill a hidden file beside `path`, then put it in the place of `path` in one step.
 
-    Creates the parent folders. The hidden file keeps the suffix, from which many writers choose the format. If
-    `write` fails, `path` is as it was and nothing else is left.
+    Creates the parent folders. The hidden file keeps the suffix, by which many writers choose the format.
+    If `write` fails, `path` is as it was and nothing else is left.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{secrets.token_hex(4)}-{path.name}")

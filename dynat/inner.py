@@ -53,7 +53,7 @@ class Ball:
     def distance(self, a: Tensor, b: Tensor) -> Tensor:
         """How far apart two batches are, picture by picture."""
         offset = (a - b).flatten(1)
-        return offset.abs().amax(1) if self.norm == "linf" else offset.norm(dim=1)
+        return offset.abs().amax(1) if self.norm == "linf" else torch.linalg.vector_norm(offset, dim=1)
 
 
 def maximise(
@@ -105,4 +105,5 @@ def _uniform(like: Tensor, generator: torch.Generator) -> Tensor:
 
 def _length(batch: Tensor) -> Tensor:
     """The euclidean length of each picture's tensor, shaped to divide it, never zero."""
-    return batch.flatten(1).norm(dim=1).clamp(min=1e-12).view(-1, 1, 1, 1)
+    length: Tensor = torch.linalg.vector_norm(batch.flatten(1), dim=1)
+    return length.clamp(min=1e-12).view(-1, 1, 1, 1)

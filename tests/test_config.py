@@ -67,13 +67,18 @@ def test_dynamic_labels_need_a_guide(tmp_path: Path) -> None:
         "dataset: {name: digits, source: digits}\nthreat: {eps: 0.1}\ntraining: {target: small}\n"
         "runs: {dynat: {method: at, labels: dynamic}}\nattacks: [clean]\n"
     )
-    with pytest.raises(ConfigError, match=r"runs.dynat: .*needs a guide: dynamic labels are a guide's decisions"):
+    with pytest.raises(
+        ConfigError, match=r"runs.dynat: .*needs a guide: dynamic labels are a guide's decisions"
+    ):
         load({"preset": "bare"}, presets=tmp_path)
 
 
 def test_command_line_says_it_without_a_traceback() -> None:
     said = subprocess.run(
-        [sys.executable, "-m", "dynat", "check", "--set", "betta=6"], capture_output=True, text=True, check=False
+        [sys.executable, "-m", "dynat", "check", "--set", "betta=6"],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert said.returncode == 2
     assert "did you mean 'beta'" in said.stderr

@@ -42,7 +42,14 @@ def test_never_leaves_the_ball_or_the_pixel_range(
     pictures = torch.rand(4, 3, 2, 2, generator=generator, dtype=torch.float64)
     ball = Ball(norm, eps)
     found = ascend(
-        TwoLayers(1), pictures, torch.arange(4), ball, steps=steps, step_size=step * eps, start=start, generator=generator
+        TwoLayers(1),
+        pictures,
+        torch.arange(4),
+        ball,
+        steps=steps,
+        step_size=step * eps,
+        start=start,
+        generator=generator,
     )
     assert (ball.distance(found, pictures) <= eps + 1e-9).all()
     assert found.min() >= 0 and found.max() <= 1
@@ -108,14 +115,26 @@ def test_the_search_sees_the_network_in_evaluation_mode(target: TwoLayers) -> No
     modes = []
     target.norm.register_forward_hook(lambda module, *_: modes.append(module.training))
     target.train()
-    ascend(target, torch.rand(6, 3, 2, 2, dtype=torch.float64), torch.zeros(6, dtype=torch.int64), Ball("linf", 0.1))
+    ascend(
+        target,
+        torch.rand(6, 3, 2, 2, dtype=torch.float64),
+        torch.zeros(6, dtype=torch.int64),
+        Ball("linf", 0.1),
+    )
     assert modes == [False] * 5
 
 
 def test_same_generator_same_pictures(target: TwoLayers) -> None:
     pictures, labels = torch.rand(6, 3, 2, 2, dtype=torch.float64), torch.zeros(6, dtype=torch.int64)
     one, two, other = (
-        ascend(target, pictures, labels, Ball("linf", 0.1), steps=1, generator=torch.Generator().manual_seed(seed))
+        ascend(
+            target,
+            pictures,
+            labels,
+            Ball("linf", 0.1),
+            steps=1,
+            generator=torch.Generator().manual_seed(seed),
+        )
         for seed in (3, 3, 4)
     )
     assert torch.equal(one, two) and not torch.equal(one, other)

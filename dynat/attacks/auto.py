@@ -33,5 +33,5 @@ def autoattack(model: nn.Module, pictures: Tensor, labels: Tensor, attack: Attac
         # Nine targets as published, fewer where there are fewer other classes.
         examiner.apgd_targeted.n_target_classes = min(9, classes - 1)
         examiner.fab.n_target_classes = min(9, classes - 1)
-        found, _ = examiner.run_standard_evaluation(pictures, labels, batch_size=len(pictures))
+        found: Tensor = examiner.run_standard_evaluation(pictures, labels, batch_size=len(pictures))[0]
     return found.detach()

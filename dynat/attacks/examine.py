@@ -105,7 +105,9 @@ def _batch(model: nn.Module, pixels: Tensor, labels: Tensor, attack: Attack, see
     }
     refuted = int(verdict.pop("refuted").sum())
     return {
-        "columns": {name: value.cpu() for name, value in {"label": labels, "clean": clean, **verdict}.items()},
+        "columns": {
+            name: value.cpu() for name, value in {"label": labels, "clean": clean, **verdict}.items()
+        },
         "examples": {name: value.detach().cpu().contiguous() for name, value in shown.items()},
         "seconds": time.perf_counter() - began,
         "refuted_claims": refuted,
@@ -148,7 +150,7 @@ def _counted(model: nn.Module) -> Iterator[dict[str, int]]:
     def forward(_module: nn.Module, _inputs: Any, output: Tensor) -> None:
         passes["forward_passes"] += len(output)
         if output.requires_grad:
-            output.register_hook(backward)
+            output.register_hook(backward)  # type: ignore[no-untyped-call]
 
     handle = model.register_forward_hook(forward)
     try:

@@ -24,7 +24,8 @@ app = typer.Typer(
 )
 
 Set = Annotated[
-    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Lay a value over params.yaml: beta=6.0")
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Lay a value over params.yaml: beta=6.0"),
 ]
 Params = Annotated[Path, typer.Option(help="The file a person edits.")]
 Spec = Annotated[str | None, typer.Option(help="The resolved config as JSON, instead of names (for rules).")]
@@ -54,7 +55,7 @@ def check(params: Params = PARAMS, set_: Set = None) -> None:
 @app.command("list")
 def list_() -> None:
     """What can be named in a config: methods, networks, data sources, attacks."""
-    tables = {
+    tables: dict[str, dict[str, Any]] = {
         "methods": names.METHODS,
         "networks": names.NETWORKS,
         "data sources": names.SOURCES,

@@ -4,4 +4,15 @@ from dynat.config.load import digest, load
 from dynat.config.schema import Attack, Dataset, ExamSpec, Experiment, Run, Threat, TrainingSpec
 from dynat.config.strict import ConfigError
 
-__all__ = ["Attack", "ConfigError", "Dataset", "ExamSpec", "Experiment", "Run", "Threat", "TrainingSpec", "digest", "load"]
+__all__ = [
+    "Attack",
+    "ConfigError",
+    "Dataset",
+    "ExamSpec",
+    "Experiment",
+    "Run",
+    "Threat",
+    "TrainingSpec",
+    "digest",
+    "load",
+]

@@ -107,9 +107,7 @@ def _resolve(preset_name: str, preset: dict[str, Any], given: dict[str, Any]) ->
             "preset": preset_name,
             "dataset": _checked(Dataset, section["dataset"], "dataset"),
             "threat": threat,
-            "runs": {
-                name: _run(name, row, section["training"], top, threat) for name, row in rows.items()
-            },
+            "runs": {name: _run(name, row, section["training"], top, threat) for name, row in rows.items()},
             "seeds": {name: _seeds(row, top, given) for name, row in rows.items()},
             "attacks": attacks,
             "threads": top.get("threads", 1),
@@ -136,9 +134,7 @@ def _selected(rows: dict[str, Any], methods: Any) -> dict[str, Any]:
     return {name: row for name, row in rows.items() if name in wanted}
 
 
-def _run(
-    name: str, row: Any, training: dict[str, Any], top: dict[str, Any], threat: Threat
-) -> Run:
+def _run(name: str, row: Any, training: dict[str, Any], top: dict[str, Any], threat: Threat) -> Run:
     where = f"runs.{name}"
     if not name.replace("-", "").replace("_", "").replace(".", "").isalnum():
         raise ConfigError(f"{where}: a run's name is a folder: letters, digits, '.', '-' and '_' only")
@@ -166,9 +162,7 @@ def _run(
     if threat.norm == "linf" and run.inner.eps is not None and run.inner.eps >= 1:
         raise ConfigError(f"{where}.inner.eps: {run.inner.eps:g} is outside (0,1): write 8/255 rather than 8")
     if run.inner.step_size is None and run.inner.eps is not None:
-        run = run.model_copy(
-            update={"inner": run.inner.model_copy(update={"step_size": run.inner.eps / 4})}
-        )
+        run = run.model_copy(update={"inner": run.inner.model_copy(update={"step_size": run.inner.eps / 4})})
     return run
 
 

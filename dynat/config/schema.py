@@ -40,7 +40,9 @@ class Dataset(Strict):
     @model_validator(mode="after")
     def _folder(self) -> Dataset:
         if self.source == "folder" and (self.path is None or self.size is None):
-            raise ValueError("a 'folder' data set needs path (a tree with train/ and test/) and size (pixels)")
+            raise ValueError(
+                "a 'folder' data set needs path (a tree with train/ and test/) and size (pixels)"
+            )
         if self.source != "folder" and self.size is not None:
             raise ValueError(f"size is read by source 'folder' only, not by '{self.source}'")
         return self
@@ -54,7 +56,9 @@ class Threat(Strict):
     @model_validator(mode="after")
     def _inside(self) -> Threat:
         if self.norm == "linf" and self.eps >= 1:
-            raise ValueError(f"eps {self.eps:g} is outside (0,1): pixels are in [0,1], write 8/255 rather than 8")
+            raise ValueError(
+                f"eps {self.eps:g} is outside (0,1): pixels are in [0,1], write 8/255 rather than 8"
+            )
         return self
 
 
@@ -88,7 +92,9 @@ class Schedule(Strict):
     @model_validator(mode="after")
     def _starts_at_zero(self) -> Schedule:
         if 0 not in self.factors:
-            raise ValueError("factors must say the factor of epoch 0, as in {0: 0.2, 1: 1.0, 75: 0.1, 90: 0.01}")
+            raise ValueError(
+                "factors must say the factor of epoch 0, as in {0: 0.2, 1: 1.0, 75: 0.1, 90: 0.01}"
+            )
         late = [epoch for epoch in self.factors if not 0 <= epoch < self.of]
         if late:
             raise ValueError(f"factors: epoch {late[0]} is not within the {self.of} epochs of the schedule")
@@ -172,10 +178,14 @@ class Run(Strict):
             raise ValueError(f"method '{self.method}' cannot be driven by {self.labels} labels")
         needs_guide = self.labels == "dynamic" or facts.guide == "always"
         if needs_guide and self.guide is None:
-            why = "dynamic labels are a guide's decisions" if self.labels == "dynamic" else "it learns from one"
+            why = (
+                "dynamic labels are a guide's decisions" if self.labels == "dynamic" else "it learns from one"
+            )
             raise ValueError(f"method '{self.method}' with {self.labels} labels needs a guide: {why}")
         if not needs_guide and self.guide is not None:
-            raise ValueError(f"guide '{self.guide}' would be read by nothing: labels are true, set labels: dynamic")
+            raise ValueError(
+                f"guide '{self.guide}' would be read by nothing: labels are true, set labels: dynamic"
+            )
         if self.labels != "dynamic" and self.beta is not None:
             raise ValueError("beta weighs the target against the guide: it is read with labels: dynamic only")
         if facts.consistency == "required" and self.consistency == 0:
@@ -254,7 +264,9 @@ class Experiment(Strict):
     @model_validator(mode="after")
     def _headline(self) -> Experiment:
         if self.headline not in self.attacks:
-            raise ValueError(f"headline: unknown attack '{self.headline}': {nearest(self.headline, self.attacks)}")
+            raise ValueError(
+                f"headline: unknown attack '{self.headline}': {nearest(self.headline, self.attacks)}"
+            )
         return self
 
     def training(self, name: str) -> TrainingSpec:

@@ -1,6 +1,7 @@
-"""Pictures: where they come from (one module per source), one format on disk, two tensors per split in memory.
+"""Pictures: one module per source, one format on disk, two tensors per split in memory.
 
-To add a source: a module with `prepare(config, root) -> Dataset` and an entry in `dynat.config.names.SOURCES`.
+To add a source: a module with `prepare(config, root) -> Dataset`, and an entry in
+`dynat.config.names.SOURCES`.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ __all__ = ["DataError", "Dataset", "Pictures", "augment", "load", "prepare", "sa
 
 
 def prepare(config: DatasetConfig, root: Path) -> Path:
-    """Fetch or build what `config` names and write it to `root/<name>`; what is shared by data sets goes beside it."""
+    """Fetch or build what `config` names, write it to `root/<name>` and return that folder."""
     dataset: Dataset = locate(SOURCES[known("source", config.source, SOURCES)])(config, root)
     folder = root / config.name
     save(dataset, folder)

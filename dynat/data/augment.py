@@ -8,9 +8,10 @@ from torch.nn import functional
 
 
 def augment(images: Tensor, *, padding: int, flip: bool, generator: Generator) -> Tensor:
-    """Each picture shifted by up to `padding` pixels over a black border and, if `flip`, mirrored in half of the cases.
+    """Each picture shifted by up to `padding` pixels over a black border and, if `flip`, mirrored by a coin.
 
-    The draws are made on the generator's device, so that a CPU generator gives the same crops for pictures anywhere.
+    The draws are made on the generator's device: a CPU generator gives the same crops wherever the pictures
+    are.
     """
     if not padding and not flip:
         return images
@@ -21,7 +22,7 @@ def augment(images: Tensor, *, padding: int, flip: bool, generator: Generator) -
 
 
 def crop(images: Tensor, padding: int, corner: Tensor, mirrored: Tensor) -> Tensor:
-    """Cut from each padded picture the window with its own top left `corner` (N, 2), then mirror where `mirrored`."""
+    """Cut from each padded picture the window at its own top left `corner` (N, 2); mirror where told."""
     count, channels, height, width = images.shape
     device = images.device
     rows = corner[:, :1] + torch.arange(height, device=device)

@@ -1,7 +1,7 @@
 """CIFAR-10 and CIFAR-100 (Krizhevsky 2009) through torchvision, every file checked against its published MD5.
 
-The archive comes from the official place, from `mirror:`, or from a folder that has it already, `path:`. What is
-downloaded or unpacked stays in `<root>/downloads`, for all data sets made of it.
+The archive comes from the official place, from `mirror:`, or from a folder that has it already, `path:`.
+What is downloaded or unpacked stays in `<root>/downloads`, for all data sets made of it.
 """
 
 from __future__ import annotations
@@ -63,13 +63,11 @@ def _existing(reader: Any, path: Path, downloads: Path) -> Path:
         return path
     archive = path / reader.filename
     if not archive.is_file():
-        raise DataError(
-            f"dataset.path: {path} holds neither {reader.filename} nor a folder {reader.base_folder}"
-        )
+        raise DataError(f"dataset.path: {path} holds neither {reader.filename} nor a folder {reader.base_folder}")
     if not check_integrity(archive, reader.tgz_md5):
         raise DataError(
-            f"{archive}: damaged or incomplete (its MD5 is not {reader.tgz_md5}); delete it and fetch it again, "
-            "or leave out dataset.path to have it downloaded"
+            f"{archive}: damaged or incomplete (its MD5 is not {reader.tgz_md5}); delete it and fetch it "
+            "again, or leave out dataset.path to have it downloaded"
         )
     downloads.mkdir(parents=True, exist_ok=True)
     extract_archive(archive, downloads)
@@ -97,11 +95,11 @@ def _downloaded(reader: Any, mirror: str | None, downloads: Path) -> Path:
         came, removed = archive.exists(), ""
         if came and not check_integrity(archive, reader.tgz_md5):
             archive.unlink()
-            removed = " What had arrived is incomplete or not the published file, and has been deleted."
+            removed = " What arrived is incomplete or not the published file, and has been deleted."
         raise DataError(
-            f"{archive}: could not be fetched from {url} ({error}).{removed} Try again; or name another server with "
-            f"dataset.mirror (a URL of a folder with {reader.filename}); or put the file into a folder of yours and "
-            "name that folder with dataset.path"
+            f"{archive}: could not be fetched from {url} ({error}).{removed} Try again; or name another "
+            f"server with dataset.mirror (the URL of a folder with {reader.filename}); or put the file into "
+            "a folder of yours and name that folder with dataset.path"
         ) from error
     return downloads
 
@@ -113,14 +111,12 @@ def _check_batches(reader: Any, folder: Path) -> None:
         file = folder / reader.base_folder / name
         if not check_integrity(file, md5):
             problem = "damaged (its MD5 is not " + md5 + ")" if file.exists() else "missing"
-            raise DataError(
-                f"{file}: {problem}; delete the folder {file.parent} and unpack {reader.filename} again"
-            )
+            raise DataError(f"{file}: {problem}; delete the folder {file.parent} and unpack {reader.filename} again")
 
 
 @contextmanager
 def _patience(seconds: float) -> Iterator[None]:
-    """torchvision downloads without a time limit; a server that says nothing would hold the pipeline for ever."""
+    """torchvision sets no time limit: a server that falls silent would hold the pipeline for ever."""
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(seconds)
     try:

@@ -12,13 +12,13 @@ from dynat.data.pictures import Dataset, Pictures, split
 
 TEST_SHARE = 0.2
 CITATION = (
-    "E. Alpaydin and C. Kaynak (1998). Optical Recognition of Handwritten Digits. UCI Machine Learning Repository. "
-    "CC BY 4.0. The copy that ships with scikit-learn."
+    "E. Alpaydin and C. Kaynak (1998). Optical Recognition of Handwritten Digits. UCI Machine Learning "
+    "Repository. CC BY 4.0. The copy that ships with scikit-learn."
 )
 
 
 def prepare(config: DatasetConfig, root: Path) -> Dataset:  # noqa: ARG001 - every source is called alike
-    """The source has no split: a stratified fifth is the test set, `config.validation` of the rest is held out."""
+    """The source has no split: a stratified fifth is test, `config.validation` of the rest is held out."""
     from sklearn.datasets import load_digits  # the training itself does without scikit-learn
 
     source = load_digits()

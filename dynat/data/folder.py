@@ -1,7 +1,8 @@
 """Pictures of one's own: an ImageFolder tree, `<path>/{train,test}/<class>/<any picture>`.
 
-With a `<path>/validation` of the same shape, that is held out; otherwise a stratified share of train is. Classes and
-pictures are in natural order of their names (2 before 10), so the same tree gives the same data set everywhere.
+A `<path>/validation` of the same shape is held out where there is one, otherwise a stratified share of train.
+Classes and pictures are in natural order of their names (2 before 10), so the same tree gives the same data
+set everywhere.
 """
 
 from __future__ import annotations
@@ -46,7 +47,9 @@ def prepare(config: DatasetConfig, root: Path) -> Dataset:  # noqa: ARG001 - eve
         name=config.name,
         classes=classes,
         about={"source": "folder", "path": config.path, "split_seed": config.split_seed},
-        **pictures,
+        train=pictures["train"],
+        validation=pictures["validation"],
+        test=pictures["test"],
     )
 
 
@@ -57,16 +60,15 @@ def natural(name: str) -> tuple[tuple[str | int, ...], str]:
 
 
 def _by_class(folder: Path) -> dict[str, list[Path]]:
-    """Class name to its pictures, both in natural order; hidden files and other kinds of file are passed over."""
+    """Class name to its pictures, both in natural order; what is hidden or no picture is passed over."""
     if not folder.is_dir():
         raise DataError(
-            f"{folder}: no such folder; a data set of your own is <path>/train/<class>/ and <path>/test/<class>/"
+            f"{folder}: no such folder; a data set of your own holds its pictures in "
+            "<path>/train/<class>/ and <path>/test/<class>/"
         )
     names = [entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith(".")]
     if len(names) < 2:
-        raise DataError(
-            f"{folder}: needs a folder of pictures for each of at least two classes, found {len(names)}"
-        )
+        raise DataError(f"{folder}: needs a folder of pictures for each of at least two classes, found {len(names)}")
     found = {name: _pictures_in(folder / name) for name in sorted(names, key=natural)}
     if empty := [name for name, files in found.items() if not files]:
         raise DataError(f"{folder}: no picture ({', '.join(sorted(SUFFIXES))}) in {_listed(empty)}")
@@ -101,17 +103,13 @@ def _read(found: dict[str, list[Path]], size: int, part: str) -> Pictures:
     failures: list[str] = []
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         outcomes = pool.map(partial(_decoded, size=size), files)
-        for place, outcome in enumerate(
-            tqdm(outcomes, desc=part, total=len(files), unit="picture", disable=None)
-        ):
+        for place, outcome in enumerate(tqdm(outcomes, desc=part, total=len(files), unit="picture", disable=None)):
             if isinstance(outcome, str):
                 failures.append(outcome)
             else:
                 images[place] = outcome
     if failures:
-        raise DataError(
-            f"{len(failures)} of {len(files)} {part} pictures cannot be read: {_listed(failures)}"
-        )
+        raise DataError(f"{len(failures)} of {len(files)} {part} pictures cannot be read: {_listed(failures)}")
     chw = torch.from_numpy(images).permute(0, 3, 1, 2).contiguous()
     return Pictures(chw, torch.tensor(labels, dtype=torch.int64))
 

@@ -1,7 +1,7 @@
 """What every source of pictures becomes: uint8 tensors in three splits, with one format on disk.
 
-A data set is a folder with `pictures.safetensors` (`train.images`, `train.labels`, `validation.images`, ...) and
-`info.json` (what it is, in words and counts). Pixels stay bytes until a batch is made of them.
+A data set is a folder with `pictures.safetensors` (`train.images`, `train.labels`, `validation.images`, ...)
+and `info.json` (what it is, in words and counts). Pixels stay bytes until a batch is made of them.
 """
 
 from __future__ import annotations
@@ -77,10 +77,17 @@ class Dataset:
 
     @classmethod
     def of(
-        cls, *, name: str, classes: tuple[str, ...], about: Mapping[str, str | int], **splits: Pictures
+        cls,
+        *,
+        name: str,
+        classes: tuple[str, ...],
+        about: Mapping[str, str | int],
+        train: Pictures,
+        validation: Pictures,
+        test: Pictures,
     ) -> Dataset:
         """A data set of new content, whose digest is computed here."""
-        return cls(name=name, classes=classes, digest=_digest(splits), about=about, **splits)
+        return cls(name, classes, train, validation, test, _digest(train, validation, test), about)
 
     @property
     def splits(self) -> dict[str, Pictures]:
@@ -96,7 +103,8 @@ class Dataset:
         return self.train.images.shape[2], self.train.images.shape[3]
 
     def to(self, device: torch.device | str) -> Dataset:
-        return replace(self, **{name: pictures.to(device) for name, pictures in self.splits.items()})
+        train, validation, test = (pictures.to(device) for pictures in self.splits.values())
+        return replace(self, train=train, validation=validation, test=test)
 
 
 def to_pixels(images: Tensor) -> Tensor:
@@ -108,9 +116,9 @@ def to_pixels(images: Tensor) -> Tensor:
 def split(labels: Tensor, share: float, seed: int) -> tuple[Tensor, Tensor]:
     """Two disjoint sets of indices, (kept, held out), each ascending, that hold out `share` of every class.
 
-    At least one picture of each class is on either side. The same labels and seed give the same split with every
-    version of torch and numpy: it ranks raw PCG64 words, a stream that numpy guarantees (it does not guarantee
-    `permutation`).
+    At least one picture of each class is on either side. The same labels and seed give the same split with
+    every version of torch and numpy: it ranks raw PCG64 words, a stream that numpy guarantees (it does not
+    guarantee `permutation`).
     """
     truth = labels.cpu().numpy()
     key = np.random.PCG64(seed).random_raw(len(truth))
@@ -143,9 +151,7 @@ def save(dataset: Dataset, folder: Path) -> None:
         },
         "sha256": dataset.digest,
     }
-    atomic_write(
-        folder / PICTURES, lambda draft: save_file(tensors, draft, metadata={"sha256": dataset.digest})
-    )
+    atomic_write(folder / PICTURES, lambda draft: save_file(tensors, draft, metadata={"sha256": dataset.digest}))
     atomic_text(folder / INFO, json.dumps(info, indent=2) + "\n")
 
 
@@ -157,16 +163,13 @@ def load(folder: Path) -> Dataset:
         with safe_open(folder / PICTURES, framework="pt", device="cpu") as file:
             stamp = (file.metadata() or {}).get("sha256")
             splits = {
-                name: Pictures(file.get_tensor(f"{name}.images"), file.get_tensor(f"{name}.labels"))
-                for name in SPLITS
+                name: Pictures(file.get_tensor(f"{name}.images"), file.get_tensor(f"{name}.labels")) for name in SPLITS
             }
         known = ("name", "classes", "shape", "pictures", "per_class", "sha256")
         name, classes, _, _, _, digest = (info.pop(key) for key in known)
     except FileNotFoundError as error:
         missing = PICTURES if (folder / INFO).exists() else INFO
-        raise DataError(
-            f"{folder / missing}: no such file; run `dynat data` or `snakemake data` first"
-        ) from error
+        raise DataError(f"{folder / missing}: no such file; run `dynat data` or `snakemake data` first") from error
     except (SafetensorError, json.JSONDecodeError, KeyError) as error:
         raise DataError(f"{folder}: damaged or cut short ({error}); {again}") from error
     if stamp != digest:
@@ -174,11 +177,10 @@ def load(folder: Path) -> Dataset:
     return Dataset(name=name, classes=tuple(classes), digest=digest, about=info, **splits)
 
 
-def _digest(splits: Mapping[str, Pictures]) -> str:
+def _digest(*splits: Pictures) -> str:
     content = hashlib.sha256()
-    for name in SPLITS:
-        pictures = splits[name]
-        content.update(f"{name} {tuple(pictures.images.shape)}".encode())
+    for pictures in splits:
+        content.update(str(tuple(pictures.images.shape)).encode())
         content.update(pictures.images.cpu().contiguous().numpy().data)
         content.update(pictures.labels.cpu().contiguous().numpy().data)
     return content.hexdigest()

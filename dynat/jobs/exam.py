@@ -46,7 +46,7 @@ def run_exam(
                 pictures.test.to(chosen),
                 spec.attack,
                 state=places.state / "exams" / digests[seed],
-                progress=bar.update,
+                progress=lambda count: _advance(bar, count),
             )
         correct = seeds[seed].columns["correct"].float()
         say(
@@ -60,7 +60,9 @@ def run_exam(
             seeds[spec.seeds[0]].examples, path, {"classes": json.dumps(list(pictures.classes))}
         ),
     )
-    atomic_text(file.with_suffix(".json"), json.dumps(_account(spec, seeds, digests, chosen), indent=2) + "\n")
+    atomic_text(
+        file.with_suffix(".json"), json.dumps(_account(spec, seeds, digests, chosen), indent=2) + "\n"
+    )
     atomic_text(file, _rows(seeds))
     return file
 
@@ -76,6 +78,10 @@ def load_target(folder: Path, which: str) -> tuple[nn.Module, str]:
     file = folder / ("target.safetensors" if which == "best" else "target-last.safetensors")
     load_weights(model, file)
     return model, hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+def _advance(bar: tqdm[Any], count: int) -> None:
+    bar.update(count)
 
 
 def _rows(seeds: dict[int, Examination]) -> str:

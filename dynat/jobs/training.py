@@ -117,7 +117,9 @@ def machine(device: torch.device) -> str:
 
 def _size(weights: dict[str, torch.Tensor]) -> int:
     """Trained numbers; BatchNorm's running statistics are not trained."""
-    return sum(w.numel() for name, w in weights.items() if "running_" not in name and "num_batches" not in name)
+    return sum(
+        w.numel() for name, w in weights.items() if "running_" not in name and "num_batches" not in name
+    )
 
 
 def _csv(rows: list[dict[str, float]]) -> str:
@@ -130,5 +132,3 @@ def _csv(rows: list[dict[str, float]]) -> str:
     writer.writeheader()
     writer.writerows(rows)
     return out.getvalue()
-
-

@@ -103,7 +103,7 @@ def objective_for(
     method: Method, target: nn.Module, clean: Tensor, *, labels: Tensor, truth: Tensor
 ) -> Objective:
     """What the run's inner maximisation makes large."""
-    name = method.run.inner.objective
+    name: str = method.run.inner.objective
     if name == "own":
         name = method.own_objective
     if name == "kl":

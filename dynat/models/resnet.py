@@ -1,4 +1,4 @@
-"""ResNet-18 for small pictures (He et al. 2016, arXiv 1512.03385, section 4.2): a 3x3 first convolution, no pooling after it.
+"""ResNet-18 for small pictures (He et al. 2016, arXiv 1512.03385): 3x3 first convolution, no pooling.
 
 Two networks with the same 11.17 M parameters, told apart by the strides of the four layers:
 `resnet18` (1,2,2,2) is what most of the literature means, 0.56 G multiply-adds on a 32x32 picture;

@@ -1,4 +1,4 @@
-"""The state of a network, scoped and kept: frozen for a while, evaluating for a while, written and read back whole.
+"""The state of a network: frozen for a while, evaluating for a while, written and read back whole.
 
 Works on any `nn.Module`; nothing here knows a network of this package.
 """
@@ -38,7 +38,7 @@ def evaluating(model: nn.Module) -> Iterator[None]:
         model.eval()
         yield
     finally:
-        # Set on each module alone: `train(mode)` would reach into the children and lose a mixed state.
+        # Set on each module alone: `train(mode)` reaches into children, and a child may have several parents.
         for module, mode in found:
             module.training = mode
 
@@ -56,14 +56,13 @@ def save_weights(model: nn.Module, path: Path, metadata: Mapping[str, str]) -> N
 def load_weights(model: nn.Module, path: Path) -> dict[str, str]:
     """Fill `model` from a file of `save_weights` and return the metadata.
 
-    All or nothing: a name too many or too few, or another shape, is a `ValueError` and leaves `model` as it was.
+    All or nothing: a name too many or too few, or another shape, is a `ValueError` that leaves `model` as it
+    was.
     """
     tensors, metadata = _read(path)
     wanted = model.state_dict()
     if problems := _differences(wanted, tensors):
-        raise ValueError(
-            f"{path}: these are not the weights of this {type(model).__name__}: {'; '.join(problems)}"
-        )
+        raise ValueError(f"{path}: these are not the weights of this {type(model).__name__}: {'; '.join(problems)}")
     model.load_state_dict(tensors)
     return metadata
 

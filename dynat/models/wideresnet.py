@@ -1,8 +1,9 @@
 """WideResNet (Zagoruyko & Komodakis 2016, arXiv 1605.07146): pre-activation residual blocks, few and wide.
 
-Parameter names are those of the TRADES release, on which LBGAT and DYNAT build. Two differences: the second copy of the
-first block that their constructor makes and no forward uses is not made here (2.1 M dead weights at WRN-34-10), and
-there is no dropout, which all of them set to 0. The mean over all positions takes any picture size.
+Parameter names are those of the TRADES release, on which LBGAT and DYNAT build. Two differences: the second
+copy of the first group that their constructor makes and no forward uses is not made here (2.1 M dead weights
+at WRN-34-10), and there is no dropout, which all of them set to 0. The mean over all positions takes any
+picture size.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from torch.nn import functional
 
 
 class Block(nn.Module):
-    """x + conv(relu(BN(conv(a)))) with a = relu(BN(x)); where the width changes, a 1x1 convolution of a stands for x."""
+    """x + conv(relu(BN(conv(a)))) with a = relu(BN(x)); a 1x1 convolution of a for x at a change of shape."""
 
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
@@ -22,9 +23,9 @@ class Block(nn.Module):
         self.conv1 = nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1, bias=False)
         self.bn2 = nn.BatchNorm2d(outputs)
         self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
-        # With the stride in the condition, width 1 works too: no change of width, but of size.
-        projects = inputs != outputs or stride != 1
-        self.convShortcut = nn.Conv2d(inputs, outputs, 1, stride=stride, bias=False) if projects else None
+        self.convShortcut = None
+        if inputs != outputs:  # wherever the size changes, the width does too
+            self.convShortcut = nn.Conv2d(inputs, outputs, 1, stride=stride, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         active = functional.relu(self.bn1(x), inplace=True)

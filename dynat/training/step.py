@@ -20,6 +20,7 @@ from dynat.config import Run
 from dynat.losses import cross_entropy
 from dynat.methods import LABEL_SOURCES, Lesson, Method, objective_for
 from dynat.models.state import evaluating
+from dynat.training.precision import searched
 
 
 @dataclass(frozen=True)
@@ -53,11 +54,12 @@ def joint_step(
     guide_logits = None if pair.guide is None else pair.guide(pictures)
     labels = LABEL_SOURCES[run.labels](_labelling(pair, run, pictures, guide_logits), truth)
 
+    asked = searched(pair.target)
     found = method.search(
-        pair.target,
+        asked,
         pictures,
         labels=labels,
-        objective=objective_for(method, pair.target, pictures, labels=labels, truth=truth),
+        objective=objective_for(method, asked, pictures, labels=labels, truth=truth),
         progress=progress,
         generator=generator,
     )

@@ -72,7 +72,9 @@ class Trainer:
         self.run, self.threat, self.seed, self.device = run, threat, seed, device
         self.train_set, self.held_out = data.train.to(device), data.validation.to(device)
         self.method = methods.build(run, threat)
-        self.pair = build_pair(run, classes=len(data.classes), channels=data.channels, seed=seed, device=device)
+        self.pair = build_pair(
+            run, classes=len(data.classes), channels=data.channels, seed=seed, device=device
+        )
         self.average = copy.deepcopy(self.pair.target).requires_grad_(False) if run.ema else None
         self.optimiser = torch.optim.SGD(
             self.pair.parameters(),
@@ -82,6 +84,7 @@ class Trainer:
             nesterov=run.optimiser.nesterov,
             fused=device.type == "cuda",
         )
+        self.noise = torch.Generator(device)
         self.finished = 0
         self.history: list[Row] = []
         self.best: dict[str, Any] | None = None
@@ -93,12 +96,12 @@ class Trainer:
 
     def epoch(self, track: Callable[[Iterator[Any], int, str], Iterator[Any]]) -> Row:
         began, epochs = time.perf_counter(), self.run.epochs
-        lesson_noise = self._generator("noise")
         batches = list(epoch_batches(self.train_set, self.run.batch, self._generator("order")))
-        self.pair.train()
-        total: dict[str, Tensor] = {}
-        rate = learning_rate(self.run.schedule, epochs=epochs, progress=self.finished)
         crops = self._generator("crops")
+        self.noise.manual_seed(self._seed("noise"))
+        self.pair.train()
+        rate = learning_rate(self.run.schedule, epochs=epochs, progress=self.finished)
+        total: dict[str, Tensor] = {}
         title = f"epoch {self.finished + 1}/{epochs}"
         for number, index in enumerate(track(iter(batches), len(batches), title)):
             progress = self.finished + number / len(batches)
@@ -109,37 +112,33 @@ class Trainer:
                 flip=self.run.augmentation.flip,
                 generator=crops,
             )
-            loss, seen = joint_step(
-                self.pair,
-                self.method,
-                self.run,
-                to_pixels(images),
-                self.train_set.labels[index],
-                progress=progress / epochs,
-                generator=lesson_noise,
-            )
-            self._update(loss)
+            seen = self._step(to_pixels(images), self.train_set.labels[index])
             total = {name: total.get(name, 0) + value for name, value in seen.items()}
         self.finished += 1
         row: Row = {"epoch": self.finished, "learning_rate": rate}
         row |= {name: float(value) / len(batches) for name, value in total.items()}
-        if not torch.isfinite(torch.tensor(row["loss"])):
-            raise self._diverged()
         row |= self._validate()
         row["seconds"] = time.perf_counter() - began
         self.history.append(row)
         return row
 
-    def _update(self, loss: Tensor) -> None:
-        """One optimiser step for both networks, unless the loss is no number.
+    def _step(self, pixels: Tensor, truth: Tensor) -> dict[str, Tensor]:
+        loss, seen = joint_step(
+            self.pair,
+            self.method,
+            self.run,
+            pixels,
+            truth,
+            progress=self.finished / self.run.epochs,
+            generator=self.noise,
+        )
+        self._update(loss)
+        return seen
 
-        On a GPU the check stays on the device (the fused optimiser skips the step by `found_inf`), so nothing
-        waits for it; the epoch's mean loss tells afterwards.
-        """
-        if self.device.type == "cuda":
-            self.optimiser.found_inf = (~torch.isfinite(loss)).float()  # type: ignore[attr-defined]
-        elif not torch.isfinite(loss):
-            raise self._diverged()
+    def _update(self, loss: Tensor) -> None:
+        """One optimiser step for both networks, unless the loss is no number."""
+        if not torch.isfinite(loss):
+            raise self._diverged(self.finished + 1)
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         self.optimiser.step()
@@ -202,16 +201,18 @@ class Trainer:
         for group in self.optimiser.param_groups:
             group["lr"] = rate
 
-    def _generator(self, purpose: str, epoch: int | None = None) -> torch.Generator:
-        epoch = self.finished if epoch is None else epoch
-        text = f"{self.seed}/{epoch}/{purpose}".encode()
-        seed = int.from_bytes(hashlib.sha256(text).digest()[:7], "big")
-        return torch.Generator(self.device).manual_seed(seed)
+    def _seed(self, purpose: str, epoch: int | None = None) -> int:
+        """A seed for this purpose in this epoch; the same whether or not the training was interrupted."""
+        text = f"{self.seed}/{self.finished if epoch is None else epoch}/{purpose}".encode()
+        return int.from_bytes(hashlib.sha256(text).digest()[:7], "big")
 
-    def _diverged(self) -> Diverged:
+    def _generator(self, purpose: str, epoch: int | None = None) -> torch.Generator:
+        return torch.Generator(self.device).manual_seed(self._seed(purpose, epoch))
+
+    def _diverged(self, epoch: int) -> Diverged:
         return Diverged(
-            f"the loss is not finite in epoch {self.finished + 1}: the weights of the epoch before are kept in "
-            "the training's state. Lower schedule.lr, or try precision: float32"
+            f"the loss is not finite in epoch {epoch}: the weights of the epoch before are kept in the training's "
+            "state. Lower schedule.lr, or try precision: float32"
         )
 
 

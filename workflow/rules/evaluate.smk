@@ -20,7 +20,7 @@ rule attack:
         f"logs/attack/{PRESET}/{{run}}-{{attack}}.tsv"
     threads: EXPERIMENT.threads
     resources:
-        gpu=1,
+        gpu=GPU,
     shell:
         "dynat attack --spec {params.spec:q} --threads {threads} > {log} 2>&1"
 

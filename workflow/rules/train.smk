@@ -21,7 +21,7 @@ rule train:
         f"logs/train/{PRESET}/{{run}}-seed{{seed}}.tsv"
     threads: EXPERIMENT.threads
     resources:
-        gpu=1,
+        gpu=GPU,
     shell:
         "dynat train --spec {params.spec:q} --seed {wildcards.seed} --threads {threads} > {log} 2>&1"
 

@@ -1,0 +1,38 @@
+"""The authors' training step, restated from their formulas as an eager float32 program: the yardstick.
+
+Per step: ten inner steps, each with a forward of the guide (train mode) for the labels, a forward of the
+target and a gradient; then an adversarial, an unused clean and a guide forward; one backward; one SGD step.
+That is 24 F + 13 G forwards' worth of work where 24 F + 3 G would do.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def authors_step(
+    target: nn.Module, guide: nn.Module, optimiser: torch.optim.Optimizer, x: Tensor, y: Tensor
+) -> Tensor:
+    eps, alpha, steps = 0.031, 0.007, 10
+    target.eval()
+    adversarial = x.detach() + 0.001 * torch.randn_like(x)
+    for _ in range(steps):
+        adversarial.requires_grad_()
+        with torch.enable_grad():
+            labels = guide(x).argmax(1)
+            loss = F.cross_entropy(target(adversarial), labels)
+        gradient = torch.autograd.grad(loss, [adversarial])[0]
+        adversarial = adversarial.detach() + alpha * gradient.sign()
+        adversarial = torch.min(torch.max(adversarial, x - eps), x + eps).clamp(0.0, 1.0)
+    target.train()
+    optimiser.zero_grad()
+    on_adversarial = target(adversarial.detach())
+    target(x)
+    guide_logits = guide(x)
+    labels = guide_logits.detach().argmax(1)
+    loss = F.cross_entropy(guide_logits, y) + F.cross_entropy(on_adversarial, labels)
+    loss.backward()
+    optimiser.step()
+    return loss.detach()

@@ -1,0 +1,273 @@
+"""The main table, built once and written three ways: tidy CSV, Markdown, and LaTeX for booktabs.
+
+A row per run in the order of the preset, a column per attack, then the worst case. Bold is the best of a
+column; a dagger says that the run cannot be told from the best by a paired test.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from dynat.config import Experiment
+from dynat.report import words
+from dynat.report.comparisons import LEVEL, WORST, Comparison, best_runs, column_metrics
+
+DAGGER = "†"
+UNTESTED = "‡"
+ABSENT = "–"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One accuracy as the table shows it."""
+
+    metrics: Mapping[str, Any]
+    best: bool
+    comparison: Comparison | None
+    """Against the best run of the column; None for the run that it would be compared with."""
+
+    @property
+    def value(self) -> str:
+        return words.percent(self.metrics["mean"], self.metrics["n"])
+
+    @property
+    def spread(self) -> str | None:
+        """The standard deviation over seeds; None with one seed."""
+        std = self.metrics["std"]
+        return None if std is None else words.percent(std, self.metrics["n"])
+
+    @property
+    def interval(self) -> str:
+        return words.interval(self.metrics)
+
+    @property
+    def mark(self) -> str:
+        """The sign after the value: the one place where a cell is given one."""
+        if self.best or self.comparison is None or self.comparison.distinguishable:
+            return ""
+        return UNTESTED if self.comparison.p is None else DAGGER
+
+    @property
+    def said(self) -> str:
+        """The paired test in words, for whoever points at the cell."""
+        test = self.comparison
+        if test is None:
+            return ""
+        if test.p is None:
+            return f"no seed in common with {test.best}"
+        return (
+            f"against {test.best} on {test.pictures:,} pictures: only {test.run} stands on {test.only_run:,}, "
+            f"only {test.best} on {test.only_best:,}; Holm-corrected p = {test.p_holm:.2g}"
+        )
+
+
+@dataclass(frozen=True)
+class Column:
+    name: str
+    title: str
+    note: str
+    """What sets it apart from the caption: fewer pictures, other weights, another radius; often empty."""
+
+
+@dataclass(frozen=True)
+class Row:
+    run: str
+    method: str
+    cells: tuple[Cell | None, ...]
+    """In the order of the columns; None where there is no outcome."""
+
+
+@dataclass(frozen=True)
+class Table:
+    columns: tuple[Column, ...]
+    rows: tuple[Row, ...]
+    caption: str
+
+    def cells(self) -> Iterator[tuple[Row, Column, Cell]]:
+        for row in self.rows:
+            for column, cell in zip(self.columns, row.cells, strict=True):
+                if cell is not None:
+                    yield row, column, cell
+
+    @property
+    def marks(self) -> set[str]:
+        return {cell.mark for _, _, cell in self.cells()}
+
+
+def build(
+    experiment: Experiment, metrics: Mapping[str, Mapping[str, Any]], comparisons: Sequence[Comparison]
+) -> Table:
+    """The table of an experiment from the metrics of its runs."""
+    against = {(c.column, c.run): c for c in comparisons}
+    names = columns(experiment, metrics)
+    best = {name: best_runs(metrics, name) for name in names}
+
+    def cell(run: str, column: str) -> Cell | None:
+        found = column_metrics(metrics[run], column)
+        return Cell(found, run in best[column], against.get((column, run))) if found else None
+
+    pictures = _pictures(metrics)
+    return Table(
+        columns=tuple(_column(name, experiment, metrics, pictures) for name in names),
+        rows=tuple(
+            Row(name, words.method_title(run), tuple(cell(name, column) for column in names))
+            for name, run in experiment.runs.items()
+        ),
+        caption=_caption(experiment, metrics, pictures),
+    )
+
+
+def columns(experiment: Experiment, metrics: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """The attacks, then the worst case where more than one attack makes it."""
+    several = any(m["worst"] and len(m["worst"]["attacks"]) > 1 for m in metrics.values())
+    return [*experiment.attacks, *([WORST] if several else [])]
+
+
+def to_csv(table: Table) -> str:
+    """A row per run and column, every number unrounded."""
+    records = []
+    for row, column, cell in table.cells():
+        m, test = cell.metrics, cell.comparison
+        shown = {key: m[key] for key in ("accuracy", "low", "high", "mean", "std", "n")}
+        records.append(
+            {
+                "run": row.run,
+                "method": row.method,
+                "attack": column.name,
+                **shown,
+                "seeds": " ".join(map(str, m["seeds"])),
+                "best": cell.best,
+                "compared_with": test.best if test else None,
+                "p": test.p if test else None,
+                "p_holm": test.p_holm if test else None,
+            }
+        )
+    out = io.StringIO()
+    pd.DataFrame(records).to_csv(out, index=False, lineterminator="\n")
+    return out.getvalue()
+
+
+def to_markdown(table: Table) -> str:
+    def shown(cell: Cell | None) -> str:
+        if cell is None:
+            return ABSENT
+        value = f"**{cell.value}**" if cell.best else cell.value
+        precision = f" ± {cell.spread}" if cell.spread else f" <sub>[{cell.interval}]</sub>"
+        return f"{value}{cell.mark}{precision}"
+
+    titles = [f"{c.title}<br><sub>{c.note}</sub>" if c.note else c.title for c in table.columns]
+    lines = [
+        "| " + " | ".join(["Run", "Method", *titles]) + " |",
+        "|:---|:---|" + "---:|" * len(titles),
+    ]
+    lines += [f"| {' | '.join([f'`{r.run}`', r.method, *map(shown, r.cells)])} |" for r in table.rows]
+    return "\n".join([*lines, "", table.caption, *([""] if notes(table) else []), *notes(table)]) + "\n"
+
+
+def to_tex(table: Table) -> str:
+    def shown(cell: Cell | None) -> str:
+        if cell is None:
+            return "--"
+        value = rf"\textbf{{{cell.value}}}" if cell.best else cell.value
+        mark = {DAGGER: r"$^{\dagger}$", UNTESTED: r"$^{\ddagger}$", "": ""}[cell.mark]
+        around = rf" $\pm$ {cell.spread}" if cell.spread else f" [{cell.interval}]".replace("–", "--")
+        return rf"{value}{mark}{{\scriptsize{around}}}"
+
+    width = len(table.columns)
+    notes_row = [rf"{{\scriptsize {tex(c.note)}}}" if c.note else "" for c in table.columns]
+    lines = [
+        r"% In the preamble: \usepackage{booktabs}",
+        r"\begin{table}",
+        r"  \centering",
+        r"  \small",
+        rf"  \caption{{{tex(' '.join([table.caption, *notes(table)]))}}}",
+        rf"  \begin{{tabular}}{{ll{'r' * width}}}",
+        r"    \toprule",
+        rf"    Run & Method & {' & '.join(tex(c.title) for c in table.columns)} \\",
+        *([rf"    & & {' & '.join(notes_row)} \\"] if any(notes_row) else []),
+        r"    \midrule",
+        *(
+            rf"    \texttt{{{tex(r.run)}}} & {tex(r.method)} & {' & '.join(map(shown, r.cells))} \\"
+            for r in table.rows
+        ),
+        r"    \bottomrule",
+        r"  \end{tabular}",
+        r"\end{table}",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+_TEX = {
+    "\\": r"\textbackslash{}",
+    **{sign: f"\\{sign}" for sign in "&%$#_{}"},
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "∞": r"$_\infty$",
+    "ε": r"$\varepsilon$",
+    "×": r"$\times$",
+    "±": r"$\pm$",
+    "–": "--",
+    DAGGER: r"$^{\dagger}$",
+    UNTESTED: r"$^{\ddagger}$",
+    "·": r"$\cdot$",
+}
+
+
+def tex(text: str) -> str:
+    """Any text as LaTeX would print it."""
+    return "".join(_TEX.get(sign, sign) for sign in text)
+
+
+def notes(table: Table) -> list[str]:
+    """What the marks in this table mean; nothing about marks that it does not have."""
+    said = {
+        DAGGER: f"{DAGGER} not distinguishable from the best of its column "
+        f"(paired exact McNemar test, Holm-corrected p of at least {LEVEL:g}).",
+        UNTESTED: f"{UNTESTED} no seed in common with the best of its column, so not tested.",
+    }
+    return [text for mark, text in said.items() if mark in table.marks]
+
+
+def _pictures(metrics: Mapping[str, Mapping[str, Any]]) -> int:
+    """The number of test pictures: what an attack without a limit of its own examines."""
+    return max(cell["n"] for m in metrics.values() for cell in m["attacks"].values())
+
+
+def _column(
+    name: str, experiment: Experiment, metrics: Mapping[str, Mapping[str, Any]], pictures: int
+) -> Column:
+    said = []
+    examined = [cell["n"] for m in metrics.values() if (cell := column_metrics(m, name))]
+    if examined and min(examined) < pictures:
+        said.append(f"n = {words.span(examined)}")
+    attack = experiment.attacks.get(name)
+    if attack and attack.weights == "last":
+        said.append("last epoch")
+    if attack and attack.kind != "clean" and words.ball(attack) != words.ball(experiment.threat):
+        said.append(words.ball(attack))
+    return Column(name, words.column_title(name), ", ".join(said))
+
+
+def _caption(experiment: Experiment, metrics: Mapping[str, Mapping[str, Any]], pictures: int) -> str:
+    seeds = [len(m["seeds"]) for m in metrics.values()]
+    several = max(seeds) > 1
+    shape = "mean ± standard deviation over seeds" if several else "with 95 % Wilson interval"
+    alone = "; with one seed, the 95 % Wilson interval in brackets" if several and min(seeds) == 1 else ""
+    worst = (
+        " Worst case: pictures that withstand every attack." if WORST in columns(experiment, metrics) else ""
+    )
+    limits = " unless the column says otherwise" if _limited(metrics, pictures) else ""
+    return (
+        f"Accuracy in percent on {words.dataset_title(experiment.dataset.name)} ({words.ball(experiment.threat)}), "
+        f"{shape}{alone}. n = {pictures:,} test pictures{limits}, "
+        f"{words.span(seeds)} {'seed' if max(seeds) == 1 else 'seeds'} per run.{worst} Bold: best of the column."
+    )
+
+
+def _limited(metrics: Mapping[str, Mapping[str, Any]], pictures: int) -> bool:
+    return any(cell["n"] < pictures for m in metrics.values() for cell in m["attacks"].values())

@@ -1,0 +1,79 @@
+"""How the report names and writes things: the same words in tables, figures and the page."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from dynat.config import Attack, Run, Threat
+from dynat.config.strict import pixel_fraction
+from dynat.report.comparisons import WORST
+
+DATASETS = {
+    "digits": "Digits (8×8)",
+    "cifar10": "CIFAR-10",
+    "cifar100": "CIFAR-100",
+}
+METHODS = {"natural": "Natural training"}
+COLUMNS = {WORST: "Worst case", "clean": "Clean", "fgsm": "FGSM", "autoattack": "AutoAttack"}
+NORMS = {"linf": "L∞", "l2": "L2"}
+
+
+def dataset_title(name: str) -> str:
+    return DATASETS.get(name, name)
+
+
+def column_title(name: str) -> str:
+    counted = re.fullmatch(r"(pgd|cw)-(\d+)", name)
+    return f"{counted[1].upper()}-{counted[2]}" if counted else COLUMNS.get(name, name)
+
+
+def method_title(run: Run) -> str:
+    """The method, and who labels its adversarial pictures where that is not the ground truth."""
+    title = METHODS.get(run.method, run.method.upper())
+    return f"{title}, dynamic labels" if run.labels == "dynamic" else title
+
+
+def ball(threat: Threat | Attack) -> str:
+    """The threat as the literature writes it: L∞, ε = 8/255."""
+    return f"{NORMS[threat.norm or 'linf']}, ε = {pixel_fraction(threat.eps or 0.0)}"
+
+
+def decimals(n: int) -> int:
+    """Digits after the point of a percentage: a hundredth of a percent is one picture in 10,000."""
+    return 2 if n >= 10_000 else 1
+
+
+def percent(share: float, n: int) -> str:
+    return f"{100 * share:.{decimals(n)}f}"
+
+
+def interval(cell: Mapping[str, Any]) -> str:
+    return f"{percent(cell['low'], cell['n'])}–{percent(cell['high'], cell['n'])}"
+
+
+def duration(seconds: float) -> str:
+    """12.3 s, 4 min 05 s, 2 h 03 min."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes = round(seconds / 60) if seconds >= 3600 else int(seconds // 60)
+    if seconds >= 3600:
+        return f"{minutes // 60} h {minutes % 60:02d} min"
+    return f"{minutes} min {int(seconds % 60):02d} s"
+
+
+def count(n: int, noun: str) -> str:
+    return f"{n:,} {noun}" if n == 1 else f"{n:,} {noun}s"
+
+
+def listing(items: Iterable[str]) -> str:
+    """a, b and c."""
+    words = list(items)
+    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
+
+
+def span(values: Sequence[int]) -> str:
+    """The one value, or the smallest and the largest."""
+    low, high = min(values), max(values)
+    return f"{low:,}" if low == high else f"{low:,} to {high:,}"
