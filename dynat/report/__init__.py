@@ -60,11 +60,7 @@ def read_metrics(results: Path, experiment: Experiment) -> dict[str, dict[str, A
             if attack not in metrics[run]["attacks"]:
                 needed(results / run / "outcomes" / f"{attack}.csv")
                 raise ValueError(f"{file}: knows nothing of attack '{attack}'; delete it and make it again")
-        foreign = [
-            name
-            for name in (metrics[run]["worst"] or {}).get("attacks", [])
-            if name not in experiment.attacks
-        ]
+        foreign = [name for name in (metrics[run]["worst"] or {}).get("attacks", []) if name not in experiment.attacks]
         if foreign:
             raise ValueError(
                 f"{file}: its worst case counts '{foreign[0]}', an attack that the experiment does not name; "

@@ -56,18 +56,12 @@ def best_runs(metrics: Mapping[str, Mapping[str, Any]], column: str) -> list[str
     return [run for run, value in accuracy.items() if top - value < 1e-12]
 
 
-def compare(
-    results: Path, metrics: Mapping[str, Mapping[str, Any]], columns: Sequence[str]
-) -> list[Comparison]:
+def compare(results: Path, metrics: Mapping[str, Mapping[str, Any]], columns: Sequence[str]) -> list[Comparison]:
     """Every run against the best, column by column; verdicts come from the outcomes in `results`."""
     found: list[Comparison] = []
     for column in columns:
         best = best_runs(metrics, column)[0]
-        verdicts = {
-            run: _verdicts(results / run, m, column)
-            for run, m in metrics.items()
-            if column_metrics(m, column)
-        }
+        verdicts = {run: _verdicts(results / run, m, column) for run, m in metrics.items() if column_metrics(m, column)}
         found += _corrected([_pair(column, run, best, verdicts) for run in verdicts if run != best])
     return found
 

@@ -4,7 +4,7 @@ that are the same bytes for the same numbers."""
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import seaborn as sns
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
 from matplotlib.ticker import PercentFormatter
 from matplotlib.transforms import Bbox
 
@@ -28,7 +29,10 @@ RIGHT, WRONG = "#0072b2", "#d55e00"
 DYNAMIC, COUPLED, UNDEFENDED = "#d55e00", "#0072b2", "#7f8794"
 OTHERS = ("#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#332288", "#882255", "#999933", "#44aa99", "#000000")
 
-STYLE: dict[str, Any] = {
+HALO = [withStroke(linewidth=3, foreground="white")]
+"""Keeps a name readable where a line runs behind it."""
+
+STYLE: dict[Any, Any] = {
     **sns.axes_style("ticks"),
     "axes.edgecolor": FAINT,
     "axes.grid": True,
@@ -67,12 +71,12 @@ def colours(runs: Mapping[str, Run]) -> dict[str, str]:
 
 
 def canvas(height: float, title: str, subtitle: str, columns: int = 1) -> tuple[Figure, list[Axes]]:
-    """A figure of the report's width with its title above, and `columns` axes side by side."""
+    """A figure of the report's width with its title above, and `columns` axes side by side (titled, if several)."""
     figure = Figure(figsize=(WIDTH, height))
     figure.text(0.012, 1 - 0.11 / height, title, size=12.5, weight="bold", va="top")
     figure.text(0.012, 1 - 0.39 / height, subtitle, size=9.5, color=FAINT, va="top")
     axes = figure.subplots(1, columns, squeeze=False)[0]
-    figure.subplots_adjust(left=0.075, right=0.985, top=1 - 0.98 / height, bottom=0.55 / height)
+    figure.subplots_adjust(left=0.082, right=0.985, top=1 - (0.8 if columns == 1 else 1) / height, bottom=0.55 / height)
     return figure, list(axes)
 
 
@@ -82,6 +86,11 @@ def placeholder(title: str, reason: str) -> Figure:
     axes.set_axis_off()
     axes.text(0.5, 0.45, reason, ha="center", va="center", color=FAINT, size=11, transform=axes.transAxes)
     return figure
+
+
+def room(names: Iterable[str]) -> float:
+    """The share of the width that the longest of these names needs beside the axes."""
+    return 0.035 + 0.0086 * max((len(name) for name in names), default=0)
 
 
 def percent_axis(axis: Any) -> None:
@@ -96,6 +105,8 @@ def end_labels(axes: Axes, ends: Sequence[tuple[float, str, str, float]]) -> Non
     bottom, top = axes.get_ylim()
     inches = axes.get_position().height * axes.figure.get_figheight()  # type: ignore[union-attr]
     gap = 0.165 / inches
+    if len(ends) * gap > 1:  # more names than room: closer, rather than beyond the axes
+        gap = 1 / len(ends)
     ordered = sorted(ends, key=lambda end: end[0])
     heights = [(end[0] - bottom) / (top - bottom) for end in ordered]
     for (_, name, colour, opacity), true, shown in zip(ordered, heights, spread(heights, gap), strict=True):
@@ -108,7 +119,7 @@ def end_labels(axes: Axes, ends: Sequence[tuple[float, str, str, float]]) -> Non
             va="center",
             size=9,
             color=colour,
-            alpha=max(opacity, 0.75),
+            alpha=max(opacity, 0.9),
             weight="bold" if opacity == 1 else "normal",
             arrowprops={
                 "arrowstyle": "-",
@@ -123,7 +134,8 @@ def end_labels(axes: Axes, ends: Sequence[tuple[float, str, str, float]]) -> Non
 
 
 def spread(heights: Sequence[float], gap: float) -> list[float]:
-    """Ascending heights moved as little as needed to be `gap` apart: touching ones share their centre."""
+    """Ascending heights in [0,1] moved as little as needed to be `gap` apart and to stay in [0,1]: touching
+    ones share their centre."""
     groups: list[list[float]] = []  # [sum of heights, how many]
     for height in heights:
         groups.append([height, 1])
@@ -134,7 +146,8 @@ def spread(heights: Sequence[float], gap: float) -> list[float]:
 
 
 def _low(group: Sequence[float], gap: float) -> float:
-    return group[0] / group[1] - gap * (group[1] - 1) / 2
+    reach = gap * (group[1] - 1)
+    return max(0.0, min(1.0 - reach, group[0] / group[1] - reach / 2))
 
 
 def _high(group: Sequence[float], gap: float) -> float:
@@ -143,7 +156,7 @@ def _high(group: Sequence[float], gap: float) -> float:
 
 def point_labels(axes: Axes, points: Sequence[tuple[float, float, str, str]]) -> None:
     """Names beside points (x, y, name, colour), each where it covers least: greedy over places around it."""
-    renderer = axes.figure._get_renderer()  # type: ignore[union-attr, attr-defined]
+    renderer = axes.figure._get_renderer()  # type: ignore[union-attr]
     frame = axes.get_window_extent(renderer)
     centres = [axes.transData.transform((x, y)) for x, y, _, _ in points]
     taken = [Bbox.from_bounds(x - 12, y - 12, 24, 24) for x, y in centres]
@@ -161,10 +174,11 @@ def point_labels(axes: Axes, points: Sequence[tuple[float, float, str, str]]) ->
                 size=9.5,
                 weight="bold",
                 color=colour,
+                path_effects=HALO,
             )
             box = label.get_window_extent(renderer)
             outside = box.width * box.height - _overlap(box, frame)
-            cost = sum(_overlap(box, other) for other in taken) + 4 * outside + 30 * rank
+            cost = sum(_overlap(box, other) for other in taken) + 4 * outside + 4 * rank
             if best is None or cost < best[0]:
                 if best is not None:
                     best[1].remove()
@@ -199,9 +213,7 @@ def save(figure: Figure, stem: Path) -> None:
     nothing = {"Date": None, "Creator": None, "Type": None, "Format": None}
     png, svg = stem.with_name(stem.name + ".png"), stem.with_name(stem.name + ".svg")
     with rc_context(STYLE):
-        atomic_write(
-            png, lambda path: figure.savefig(path, format="png", dpi=150, metadata={"Software": None})
-        )
+        atomic_write(png, lambda path: figure.savefig(path, format="png", dpi=150, metadata={"Software": None}))
         atomic_write(svg, lambda path: figure.savefig(path, format="svg", metadata=nothing))
     atomic_text(svg, standalone(svg.read_text(encoding="utf-8")))
 

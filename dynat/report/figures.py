@@ -15,6 +15,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib import rc_context
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from dynat.config import Experiment
 from dynat.report import drawing, words
@@ -25,9 +26,6 @@ NAMES = ("epochs", "tradeoff", "labels", "gallery", "classes")
 
 MANY_CLASSES = 20
 """Beyond these, classes are drawn as a distribution rather than one by one."""
-
-ROOM = 0.14
-"""The share of the figure's width left free for names at the end of lines."""
 
 
 @dataclass(frozen=True)
@@ -62,12 +60,11 @@ def epochs(experiment: Experiment, histories: Mapping[str, pd.DataFrame]) -> Dra
     """Validation accuracy over training, clean and under PGD: DYNAT against LBGAT, the others pale."""
     colour = drawing.colours(experiment.runs)
     strong = _strong(experiment)
-    title = "How accuracy grows: " + words.listing(strong).replace(" and ", " against ")
+    title = "Accuracy over training" + (": " + " against ".join(strong) if len(strong) == 2 else "")
     steps = words.listing(sorted({f"PGD-{run.validation.steps}" for run in experiment.runs.values()}))
-    figure, axes = drawing.canvas(
-        4.0, title, f"Validation pictures after each epoch, {steps} on the right", 2
-    )
-    figure.subplots_adjust(right=1 - ROOM, wspace=0.62)
+    figure, axes = drawing.canvas(4.0, title, f"Validation pictures after each epoch, {steps} on the right", 2)
+    beside = drawing.room(histories)
+    figure.subplots_adjust(right=1 - beside, wspace=2 * (beside + 0.045) / (0.918 - 2 * beside - 0.045))
     for panel, column, name in zip(axes, ("clean", "pgd"), ("Clean pictures", f"Under {steps}"), strict=True):
         ends = []
         for run, history in histories.items():
@@ -77,8 +74,10 @@ def epochs(experiment: Experiment, histories: Mapping[str, pd.DataFrame]) -> Dra
             opacity = 1.0 if run in strong else 0.4
             _curve(panel, measured, column, colour[run], opacity)
             ends.append((_end(measured, column), run, colour[run], opacity))
-        panel.set(title=name, xlabel="Epoch", ylabel="Accuracy" if column == "clean" else "", xlim=(1, None))
-        panel.margins(x=0)
+        panel.set(
+            title=name, xlabel="Epoch", ylabel="Accuracy" if column == "clean" else "", xlim=(1, _last(histories))
+        )
+        panel.xaxis.set_major_locator(MaxNLocator(integer=True))
         drawing.percent_axis(panel.yaxis)
         drawing.end_labels(panel, ends)
     return Drawn(
@@ -90,7 +89,7 @@ def epochs(experiment: Experiment, histories: Mapping[str, pd.DataFrame]) -> Dra
 
 def labels(experiment: Experiment, histories: Mapping[str, pd.DataFrame]) -> Drawn:
     """The weak-to-strong curve: how often the guide's label is the true one, epoch by epoch."""
-    title = "From weak to strong: the guide's labels become the true ones"
+    title = "From weak to strong: how often the guide's label is the true one"
     measured = {
         run: history.dropna(subset=["label_accuracy"])
         for run, history in histories.items()
@@ -102,28 +101,21 @@ def labels(experiment: Experiment, histories: Mapping[str, pd.DataFrame]) -> Dra
             "No run has a guide.",
         )
     colour = drawing.colours(experiment.runs)
-    figure, (panel,) = drawing.canvas(
-        3.6, title, "Share of training pictures whose guide label is the ground truth"
-    )
-    figure.subplots_adjust(right=1 - ROOM)
+    figure, (panel,) = drawing.canvas(3.6, title, "Training pictures, over the steps of each epoch")
+    figure.subplots_adjust(right=1 - drawing.room([*measured, "static labels"]))
     for run, history in measured.items():
         dynamic = experiment.runs[run].labels == "dynamic"
         _curve(panel, history, "label_accuracy", colour[run], 1.0, dashed=not dynamic)
     panel.axhline(1, color=FAINT, lw=1, ls=(0, (2, 2)))
-    panel.annotate(
-        "static labels: the ground truth", (0.01, 1), (0, -4), xycoords=("axes fraction", "data"),
-        textcoords="offset points", va="top", size=8.5, color=FAINT,
-    )  # fmt: skip
-    panel.set(xlabel="Epoch", ylabel="Labels that are true", xlim=(1, None))
+    panel.set(xlabel="Epoch", ylabel="Labels that are true", xlim=(1, _last(measured)))
+    panel.xaxis.set_major_locator(MaxNLocator(integer=True))
     panel.set_ylim(top=1 + 0.05 * (1 - panel.get_ylim()[0]))
-    panel.margins(x=0)
     drawing.percent_axis(panel.yaxis)
     ends = [(_end(history, "label_accuracy"), run, colour[run], 1.0) for run, history in measured.items()]
+    ends.append((1.0, "static labels", FAINT, 0.9))
     drawing.end_labels(panel, ends)
     coupled = [run for run in measured if experiment.runs[run].labels != "dynamic"]
-    dashes = (
-        f" Dashed: {words.listing(coupled)}, whose guide hands over logits, not labels." if coupled else ""
-    )
+    dashes = f" Dashed: {words.listing(coupled)}, whose guide hands over logits, not labels." if coupled else ""
     return Drawn(
         figure,
         "Share of training pictures on which the guide's decision on the clean picture is the true class, over the "
@@ -146,16 +138,15 @@ def tradeoff(experiment: Experiment, metrics: Mapping[str, Mapping[str, Any]]) -
         4.6,
         f"What robustness costs: clean accuracy against accuracy under {under}",
         f"{words.dataset_title(experiment.dataset.name)}, {words.ball(experiment.threat)}; "
-        f"n = {words.span([robust['n'] for _, robust in cells.values()])} pictures under {under}; up and right is better",
+        f"n = {words.span([robust['n'] for _, robust in cells.values()])} pictures under {under}; "
+        "up and right is better",
     )
     colour = drawing.colours(experiment.runs)
     for run in shown:
         clean, robust = cells[run]
-        panel.errorbar(
-            clean["accuracy"], robust["accuracy"], xerr=_bar(clean), yerr=_bar(robust),
-            fmt="o", ms=8, color=colour[run], ecolor=colour[run], elinewidth=1.2, alpha=0.95,
-            mec="white", mew=1.2,
-        )  # fmt: skip
+        at = clean["accuracy"], robust["accuracy"]
+        panel.errorbar(*at, xerr=_bar(clean), yerr=_bar(robust), ecolor=colour[run], elinewidth=1.1, alpha=0.45)
+        panel.plot(*at, "o", ms=9, color=colour[run], mec="white", mew=1.2, zorder=4)
     panel.set(xlabel="Clean accuracy", ylabel=f"Accuracy under {under}")
     panel.margins(0.09)
     drawing.percent_axis(panel.xaxis)
@@ -183,28 +174,26 @@ def classes(experiment: Experiment, metrics: Mapping[str, Mapping[str, Any]]) ->
     attack = experiment.headline
     under = words.column_title(attack)
     frame = pd.DataFrame({run: m["attacks"][attack]["per_class"] for run, m in metrics.items()}).T
-    frame = frame[sorted(frame.columns, key=int)]
+    frame = frame[sorted(frame.columns, key=lambda label: int(str(label)))]
     n = max(m["attacks"][attack]["n"] for m in metrics.values())
     each = f"n = {n:,} pictures, about {n / frame.shape[1]:.0f} of each class"
     title = f"Not every class is equally safe: accuracy under {under} by class"
     about = f"Test accuracy under {under} by class; {each}."
     if frame.shape[1] > MANY_CLASSES:
         figure = _class_spread(experiment, frame, title, each, under)
-        return Drawn(
-            figure, f"{about} A dot per class; the box spans the middle half, its line is the median."
-        )
+        return Drawn(figure, f"{about} A dot per class; the box spans the middle half, its line is the median.")
     height = 1.75 + 0.36 * len(frame)
     figure, (panel,) = drawing.canvas(height, title, f"Percent of test pictures; {each}")
     names = next(iter(metrics.values()))["dataset"].get("classes", [])
     titles = [str(names[int(c)]) if int(c) < len(names) else c for c in frame.columns]
     long = max(map(len, titles)) > 8
     figure.subplots_adjust(
-        left=_name_room(frame.index), top=1 - 0.75 / height, bottom=(0.95 if long else 0.6) / height
+        left=drawing.room(frame.index), top=1 - 0.75 / height, bottom=(0.95 if long else 0.6) / height
     )
     sns.heatmap(
         100 * frame, ax=panel, vmin=0, vmax=100, cmap="crest_r", annot=True, fmt=".0f", linewidths=1.5,
-        cbar_kws={"label": "Accuracy (%)", "pad": 0.02, "fraction": 0.04}, xticklabels=titles,
-        annot_kws={"size": 9}, mask=frame.isna(),
+        cbar=False, xticklabels=titles,
+        annot_kws={"size": 9.5}, mask=frame.isna(),
     )  # fmt: skip
     panel.set(xlabel="Class", ylabel="")
     panel.grid(False)
@@ -217,7 +206,7 @@ def classes(experiment: Experiment, metrics: Mapping[str, Mapping[str, Any]]) ->
 def _class_spread(experiment: Experiment, frame: pd.DataFrame, title: str, each: str, under: str) -> Figure:
     height = 1.6 + 0.42 * len(frame)
     figure, (panel,) = drawing.canvas(height, title, f"A dot per class, {frame.shape[1]} classes; {each}")
-    figure.subplots_adjust(left=_name_room(frame.index))
+    figure.subplots_adjust(left=drawing.room(frame.index))
     colour = drawing.colours(experiment.runs)
     runs = list(frame.index)
     sns.boxplot(
@@ -252,6 +241,11 @@ def _end(history: pd.DataFrame, column: str) -> float:
     return float(last[column].mean())
 
 
+def _last(histories: Mapping[str, pd.DataFrame]) -> float:
+    """Where the axis of epochs ends; a single epoch still has a width."""
+    return max(1.5, *(float(history["epoch"].max()) for history in histories.values()))
+
+
 def _strong(experiment: Experiment) -> list[str]:
     """The runs to look at: the first with dynamic labels and the first LBGAT; all where there is neither."""
     dynamic = [name for name, run in experiment.runs.items() if run.labels == "dynamic"]
@@ -266,8 +260,3 @@ def _band(histories: Mapping[str, pd.DataFrame]) -> str:
 
 def _bar(cell: Mapping[str, Any]) -> list[list[float]]:
     return [[cell["accuracy"] - cell["low"]], [cell["high"] - cell["accuracy"]]]
-
-
-def _name_room(names: Any) -> float:
-    """The share of the width that the longest name needs."""
-    return 0.03 + 0.0088 * max(len(str(name)) for name in names)

@@ -15,27 +15,26 @@ from dynat.config import Experiment
 from dynat.report import drawing, words
 from dynat.report.drawing import FAINT, INK, RIGHT, WRONG
 
+Tensors = dict[str, NDArray[Any]]
+
 SHOWN = 8
 PIXELS = 160
 """Every picture is enlarged to about this many, nearest neighbour, so that no viewer smooths it."""
 
 
-def gallery(
-    results: Path, experiment: Experiment, metrics: Mapping[str, Mapping[str, Any]]
-) -> tuple[Figure, str]:
+def gallery(results: Path, experiment: Experiment, metrics: Mapping[str, Mapping[str, Any]]) -> tuple[Figure, str]:
     """Clean pictures, amplified perturbations, adversarial pictures: the first run with dynamic labels."""
     found = _examples(results, experiment)
     if found is None:
-        reason = "no run with dynamic labels has kept adversarial pictures"
+        reason = "no run with dynamic labels has kept a picture that an attack changed"
         return drawing.placeholder("Adversarial pictures", reason), reason.capitalize() + "."
-    run, attack, file = found
-    tensors = {name: value[:SHOWN] for name, value in load_file(file).items()}
+    run, attack, tensors = found
     clean, adversarial = tensors["clean"], tensors["adversarial"]
     change = adversarial - clean
     factor = _amplification(change)
     names = metrics[run]["dataset"].get("classes", [])
 
-    height = 5.15 if clean.shape[-1] == clean.shape[-2] else 5.5
+    height = 4.85
     under = words.column_title(attack)
     figure = Figure(figsize=(drawing.WIDTH, height))
     figure.text(0.012, 1 - 0.11 / height, f"What {under} does to {run}", size=12.5, weight="bold", va="top")
@@ -46,7 +45,7 @@ def gallery(
     )  # fmt: skip
     grid = figure.subplots(3, SHOWN, squeeze=False)
     figure.subplots_adjust(
-        left=0.115, right=0.99, top=1 - 1.0 / height, bottom=0.42 / height, wspace=0.08, hspace=0.2
+        left=0.115, right=0.99, top=1 - 1.05 / height, bottom=0.42 / height, wspace=0.08, hspace=0.08
     )
     rows = (
         ("clean", clean),
@@ -54,9 +53,7 @@ def gallery(
         ("adversarial", adversarial),
     )
     for line, (title, pictures) in zip(grid, rows, strict=True):
-        line[0].text(
-            -0.14, 0.5, title, transform=line[0].transAxes, ha="right", va="center", size=9.5, color=INK
-        )
+        line[0].text(-0.14, 0.5, title, transform=line[0].transAxes, ha="right", va="center", size=9.5, color=INK)
         for place, axes in enumerate(line):
             axes.set_axis_off()
             if place < len(pictures):
@@ -73,21 +70,28 @@ def gallery(
     )
 
 
-def _examples(results: Path, experiment: Experiment) -> tuple[str, str, Path] | None:
-    """The first run with dynamic labels and an attack, the headline before others, that kept pictures."""
+def _examples(results: Path, experiment: Experiment) -> tuple[str, str, Tensors] | None:
+    """The first run with dynamic labels that kept pictures which an attack changed. Of several attacks the
+    one that fools it on most of them; the headline where that is a tie."""
     attacks = [experiment.headline, *(name for name in experiment.attacks if name != experiment.headline)]
     for run, settings in experiment.runs.items():
+        kept = []
         for attack in attacks if settings.labels == "dynamic" else []:
             file = results / run / "outcomes" / f"{attack}.examples.safetensors"
-            if experiment.attacks[attack].kind != "clean" and file.exists():
-                return run, attack, file
+            if file.exists():
+                tensors = {name: value[:SHOWN] for name, value in load_file(file).items()}
+                fooled = int((tensors["prediction"] != tensors["clean_prediction"]).sum())
+                if (tensors["clean"] != tensors["adversarial"]).any():
+                    kept.append((fooled, attack, tensors))
+        if kept:
+            _, attack, tensors = max(kept, key=lambda one: one[0])
+            return run, attack, tensors
     return None
 
 
 def _amplification(change: NDArray[np.float32]) -> float:
     """The factor that takes the largest change to black or white, to two digits."""
-    largest = float(np.abs(change).max(initial=0))
-    return float(f"{0.5 / largest:.2g}") if largest > 0 else 1.0
+    return float(f"{0.5 / float(np.abs(change).max()):.2g}")
 
 
 def _enlarged(picture: NDArray[np.float32]) -> NDArray[np.float32]:

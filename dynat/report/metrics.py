@@ -39,9 +39,7 @@ def run_metrics(folder: Path, attacks: Sequence[str] | None = None) -> dict[str,
         "threat": config["threat"],
         "config": config["run"],
         "attacks": {outcome.name: _attack(outcome) for outcome in outcomes},
-        "worst": {"attacks": [outcome.name for outcome in worst], **summary(worst_case(worst))}
-        if worst
-        else None,
+        "worst": {"attacks": [outcome.name for outcome in worst], **summary(worst_case(worst))} if worst else None,
         "training": {str(seed): _training(folder / f"seed{seed}", configs[seed]) for seed in seeds},
     }
 

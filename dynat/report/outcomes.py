@@ -72,10 +72,8 @@ def _check(file: Path, verdicts: pd.DataFrame, seeds: Sequence[int]) -> None:
         raise ValueError(f"{file}: not one picture was examined; delete it and make it again")
     twice = verdicts.duplicated(["seed", "index"])
     if twice.any():
-        seed, index = verdicts.loc[twice.idxmax(), ["seed", "index"]]
-        raise ValueError(
-            f"{file}: seed {seed} has two verdicts on picture {index}; delete it and make it again"
-        )
+        seed, index, *_ = verdicts[twice].iloc[0]
+        raise ValueError(f"{file}: seed {seed} has two verdicts on picture {index}; delete it and make it again")
     if not verdicts["correct"].isin([0, 1]).all():
         raise ValueError(f"{file}: column 'correct' holds something other than 0 and 1")
     if sorted(seeds) != sorted(verdicts["seed"].unique()):
@@ -96,7 +94,7 @@ def worst_attacks(outcomes: Sequence[Outcome], threat: Mapping[str, Any]) -> lis
         attack = outcome.attack
         if attack.get("weights", "best") != "best":
             return False
-        same_ball = attack["norm"] == threat["norm"] and abs(attack["eps"] - threat["eps"]) < 1e-9
+        same_ball: bool = attack["norm"] == threat["norm"] and abs(attack["eps"] - threat["eps"]) < 1e-9
         return same_ball or attack["kind"] == "clean"
 
     return [outcome for outcome in outcomes if counts(outcome)]
@@ -106,12 +104,8 @@ def worst_case(outcomes: Sequence[Outcome]) -> pd.DataFrame:
     """Verdicts of the worst case: a picture stands if it stands under every attack, over the pictures (of
     each seed) that every attack examined."""
     tables = [outcome.verdicts.set_index(["seed", "index"]) for outcome in outcomes]
-    stands = pd.concat([table["correct"] for table in tables], axis="columns", join="inner").min(
-        axis="columns"
-    )
+    stands = pd.concat([table["correct"] for table in tables], axis="columns", join="inner").min(axis="columns")
     if stands.empty:
-        raise ValueError(
-            "worst case: no picture was examined by all of " + ", ".join(o.name for o in outcomes)
-        )
+        raise ValueError("worst case: no picture was examined by all of " + ", ".join(o.name for o in outcomes))
     label = tables[0]["label"].loc[stands.index]
     return pd.DataFrame({"label": label, "correct": stands}).reset_index()

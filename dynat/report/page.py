@@ -6,13 +6,14 @@ The template only lays out; every sentence that depends on a number is made here
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 import dynat
 from dynat.config import Experiment
@@ -48,6 +49,7 @@ def render(
         lstrip_blocks=True,
     )
     environment.filters["duration"] = words.duration
+    environment.filters["marked"] = marked
     return environment.get_template("page.html").render(
         preset=experiment.preset,
         dataset=words.dataset_title(experiment.dataset.name),
@@ -55,51 +57,64 @@ def render(
         pictures=max(cell["n"] for m in metrics.values() for cell in m["attacks"].values()),
         version=dynat.__version__,
         headline=headline(experiment, metrics, table),
-        beside=_worst_sentence(metrics, table),
+        beside=beside(experiment, metrics, table),
         warnings=_warnings(metrics),
         table=table,
         notes=notes(table),
-        worst=_worst_attacks(metrics),
+        worst=_worst_attacks(experiment, metrics),
         headline_column=experiment.headline,
         figures=[(FIGURES[name], _figure(results, name), captions[name]) for name in FIGURES],
         attacks=[_attack(name, experiment, metrics) for name in experiment.attacks],
+        devices=words.listing(
+            dict.fromkeys(c["cost"]["device"] for m in metrics.values() for c in m["attacks"].values())
+        ),
         runs=[_run(name, experiment, metrics[name]) for name in experiment.runs],
     )
 
 
 def headline(experiment: Experiment, metrics: Mapping[str, Mapping[str, Any]], table: Table) -> str:
-    """The one sentence a reader takes away: who is best under the headline attack, and who cannot be told
-    from it."""
+    """What a reader takes away: who is best under the headline attack, and whether that can be told."""
     name = experiment.headline
     best = best_runs(metrics, name)
     cell = metrics[best[0]]["attacks"][name]
-    number = (
-        f"{words.percent(cell['accuracy'], cell['n'])} % of {cell['n']:,} test pictures"
-        f" (95 % interval {words.interval(cell)})"
-    )
-    on = "" if name == "clean" else f" under {words.column_title(name)}"
+    number = f"{words.percent(cell['accuracy'], cell['n'])} %"
+    on = "On clean pictures" if name == "clean" else f"Under {words.column_title(name)}"
     if len(metrics) == 1:
-        return f"{best[0]} is right on {number}{on}."
+        return f"{on}, `{best[0]}` is right on {number} of {cell['n']:,} test pictures"
     if len(best) > 1:
-        return f"{words.listing(best)} share the highest accuracy{on}: each is right on {number}."
-    return f"{best[0]} is right on {number}{on}, the most of {len(metrics)} runs. {_told_apart(name, table)}"
+        return f"{on}, {_runs(best)} share the highest accuracy, {number}"
+    first = f"{on}, `{best[0]}` is highest with {number}"
+    close, untested = _told_apart(name, table)
+    if len(close) == len(metrics) - 1:
+        return f"{first}, but a paired test can tell no other run from it"
+    if close:
+        return f"{first}, but a paired test cannot tell {_runs(close)} from it"
+    if untested:
+        return f"{first}; {_runs(untested)} could not be tested against it"
+    return f"{first}, and every other run is distinguishably lower"
 
 
-def _told_apart(column: str, table: Table) -> str:
-    tests = [c.comparison for _, place, c in table.cells() if place.name == column and c.comparison]
+def beside(experiment: Experiment, metrics: Mapping[str, Mapping[str, Any]], table: Table) -> str:
+    """The sentences below the headline: how sure it is, and what holds against all attacks at once."""
+    cell = metrics[best_runs(metrics, experiment.headline)[0]]["attacks"][experiment.headline]
+    sure = f"The 95 % interval of that accuracy, over {cell['n']:,} pictures, is {words.interval(cell)} %."
+    return f"{sure} {_worst_sentence(metrics, table)}".strip()
+
+
+def marked(text: str) -> Markup:
+    """A sentence as HTML: what stands between backticks is the name of a run."""
+    return Markup(re.sub(r"`([^`]*)`", r"<code>\1</code>", str(escape(text))))
+
+
+def _runs(names: Sequence[str]) -> str:
+    return words.listing(f"`{name}`" for name in names)
+
+
+def _told_apart(column: str, table: Table) -> tuple[list[str], list[str]]:
+    """The runs that a test cannot tell from the best, and those that no test could compare."""
+    tests = [cell.comparison for _, place, cell in table.cells() if place.name == column and cell.comparison]
     close = [test.run for test in tests if test.p is not None and not test.distinguishable]
-    untested = [test.run for test in tests if test.p is None]
-    if len(close) == len(tests):
-        said = "No other run can be told from it by a paired test."
-    elif close:
-        said = f"By a paired test, {words.listing(close)} cannot be told from it; the other runs are lower."
-    elif untested:
-        said = "Every run that could be tested is distinguishably lower."
-    else:
-        said = "Every other run is distinguishably lower (paired test)."
-    return said + (
-        f" Without a seed in common and so not tested: {words.listing(untested)}." if untested else ""
-    )
+    return close, [test.run for test in tests if test.p is None]
 
 
 def _worst_sentence(metrics: Mapping[str, Mapping[str, Any]], table: Table) -> str:
@@ -108,9 +123,8 @@ def _worst_sentence(metrics: Mapping[str, Mapping[str, Any]], table: Table) -> s
     best = best_runs(metrics, WORST)
     cell = metrics[best[0]]["worst"]
     return (
-        f"Against all of the attacks at once {words.listing(best)} {'holds' if len(best) == 1 else 'hold'} "
-        f"{words.percent(cell['accuracy'], cell['n'])} % of {cell['n']:,} pictures "
-        f"(95 % interval {words.interval(cell)})."
+        f"In the worst case over all attacks, {_runs(best)} {'is' if len(best) == 1 else 'are'} highest: "
+        f"{words.percent(cell['accuracy'], cell['n'])} % of {cell['n']:,} pictures (interval {words.interval(cell)} %)."
     )
 
 
@@ -124,9 +138,9 @@ def _warnings(metrics: Mapping[str, Mapping[str, Any]]) -> list[str]:
     ]
 
 
-def _worst_attacks(metrics: Mapping[str, Mapping[str, Any]]) -> str:
-    some = next(iter(metrics.values()))["worst"]
-    return words.listing(words.column_title(name) for name in some["attacks"]) if some else ""
+def _worst_attacks(experiment: Experiment, metrics: Mapping[str, Mapping[str, Any]]) -> str:
+    counted = [name for m in metrics.values() for name in (m["worst"] or {}).get("attacks", [])]
+    return words.listing(words.column_title(name) for name in experiment.attacks if name in counted)
 
 
 def _figure(results: Path, name: str) -> Markup:
@@ -142,9 +156,7 @@ def _attack(name: str, experiment: Experiment, metrics: Mapping[str, Mapping[str
     cells = [m["attacks"][name] for m in metrics.values()]
     verdicts = sum(cell["n"] * len(cell["seeds"]) for cell in cells)
     iterated = attack.kind in ("pgd", "cw")
-    said = (
-        [f"{words.count(attack.steps, 'step')}", words.count(attack.restarts, "restart")] if iterated else []
-    )
+    said = [f"{words.count(attack.steps, 'step')}", words.count(attack.restarts, "restart")] if iterated else []
     said += [words.ball(attack)] if attack.kind != "clean" else []
     return {
         "title": words.column_title(name),
@@ -155,7 +167,6 @@ def _attack(name: str, experiment: Experiment, metrics: Mapping[str, Mapping[str
         "backward": sum(cell["cost"]["backward_passes"] for cell in cells) / verdicts,
         "seconds": sum(cell["cost"]["seconds"] for cell in cells),
         "refuted": sum(cell["refuted_claims"] for cell in cells),
-        "devices": words.listing(dict.fromkeys(cell["cost"]["device"] for cell in cells)),
     }
 
 

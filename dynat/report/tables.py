@@ -70,6 +70,8 @@ class Cell:
 class Column:
     name: str
     title: str
+    fewer: bool
+    """Whether it is about fewer pictures than the caption says."""
     note: str
     """What sets it apart from the caption: fewer pictures, other weights, another radius; often empty."""
 
@@ -86,7 +88,10 @@ class Row:
 class Table:
     columns: tuple[Column, ...]
     rows: tuple[Row, ...]
-    caption: str
+    about: str
+    """What was measured: data, threat, n, seeds."""
+    shape: str
+    """What a cell holds."""
 
     def cells(self) -> Iterator[tuple[Row, Column, Cell]]:
         for row in self.rows:
@@ -99,9 +104,7 @@ class Table:
         return {cell.mark for _, _, cell in self.cells()}
 
 
-def build(
-    experiment: Experiment, metrics: Mapping[str, Mapping[str, Any]], comparisons: Sequence[Comparison]
-) -> Table:
+def build(experiment: Experiment, metrics: Mapping[str, Mapping[str, Any]], comparisons: Sequence[Comparison]) -> Table:
     """The table of an experiment from the metrics of its runs."""
     against = {(c.column, c.run): c for c in comparisons}
     names = columns(experiment, metrics)
@@ -118,7 +121,8 @@ def build(
             Row(name, words.method_title(run), tuple(cell(name, column) for column in names))
             for name, run in experiment.runs.items()
         ),
-        caption=_caption(experiment, metrics, pictures),
+        about=_about(experiment, metrics, pictures),
+        shape=_shape(metrics),
     )
 
 
@@ -166,7 +170,7 @@ def to_markdown(table: Table) -> str:
         "|:---|:---|" + "---:|" * len(titles),
     ]
     lines += [f"| {' | '.join([f'`{r.run}`', r.method, *map(shown, r.cells)])} |" for r in table.rows]
-    return "\n".join([*lines, "", table.caption, *([""] if notes(table) else []), *notes(table)]) + "\n"
+    return "\n".join([*lines, "", f"{table.about} {table.shape}", *_paragraphs(notes(table))]) + "\n"
 
 
 def to_tex(table: Table) -> str:
@@ -175,28 +179,26 @@ def to_tex(table: Table) -> str:
             return "--"
         value = rf"\textbf{{{cell.value}}}" if cell.best else cell.value
         mark = {DAGGER: r"$^{\dagger}$", UNTESTED: r"$^{\ddagger}$", "": ""}[cell.mark]
-        around = rf" $\pm$ {cell.spread}" if cell.spread else f" [{cell.interval}]".replace("–", "--")
-        return rf"{value}{mark}{{\scriptsize{around}}}"
+        around = rf"$\pm$ {cell.spread}" if cell.spread else f"[{cell.interval}]".replace("–", "--")
+        return rf"{value}{mark} {{\scriptsize {around}}}"
 
     width = len(table.columns)
     notes_row = [rf"{{\scriptsize {tex(c.note)}}}" if c.note else "" for c in table.columns]
     lines = [
-        r"% In the preamble: \usepackage{booktabs}",
+        r"% In the preamble: \usepackage{booktabs,graphicx}",
         r"\begin{table}",
         r"  \centering",
         r"  \small",
-        rf"  \caption{{{tex(' '.join([table.caption, *notes(table)]))}}}",
+        rf"  \caption{{{tex(' '.join([table.about, table.shape, *notes(table)]))}}}",
+        r"  \resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
         rf"  \begin{{tabular}}{{ll{'r' * width}}}",
         r"    \toprule",
         rf"    Run & Method & {' & '.join(tex(c.title) for c in table.columns)} \\",
         *([rf"    & & {' & '.join(notes_row)} \\"] if any(notes_row) else []),
         r"    \midrule",
-        *(
-            rf"    \texttt{{{tex(r.run)}}} & {tex(r.method)} & {' & '.join(map(shown, r.cells))} \\"
-            for r in table.rows
-        ),
+        *(rf"    \texttt{{{tex(r.run)}}} & {tex(r.method)} & {' & '.join(map(shown, r.cells))} \\" for r in table.rows),
         r"    \bottomrule",
-        r"  \end{tabular}",
+        r"  \end{tabular}}",
         r"\end{table}",
     ]
     return "\n".join(lines) + "\n"
@@ -224,50 +226,59 @@ def tex(text: str) -> str:
 
 
 def notes(table: Table) -> list[str]:
-    """What the marks in this table mean; nothing about marks that it does not have."""
-    said = {
+    """What a reader of this table must know; nothing about marks that it does not have."""
+    marks = {
         DAGGER: f"{DAGGER} not distinguishable from the best of its column "
         f"(paired exact McNemar test, Holm-corrected p of at least {LEVEL:g}).",
         UNTESTED: f"{UNTESTED} no seed in common with the best of its column, so not tested.",
     }
-    return [text for mark, text in said.items() if mark in table.marks]
+    said = [text for mark, text in marks.items() if mark in table.marks]
+    if any(column.fewer for column in table.columns):
+        said.append(
+            "A column with an n of its own is about the first n test pictures: compare it within itself, "
+            "not with the other columns."
+        )
+    return said
 
 
 def _pictures(metrics: Mapping[str, Mapping[str, Any]]) -> int:
     """The number of test pictures: what an attack without a limit of its own examines."""
-    return max(cell["n"] for m in metrics.values() for cell in m["attacks"].values())
+    return max(int(cell["n"]) for m in metrics.values() for cell in m["attacks"].values())
 
 
-def _column(
-    name: str, experiment: Experiment, metrics: Mapping[str, Mapping[str, Any]], pictures: int
-) -> Column:
+def _column(name: str, experiment: Experiment, metrics: Mapping[str, Mapping[str, Any]], pictures: int) -> Column:
     said = []
     examined = [cell["n"] for m in metrics.values() if (cell := column_metrics(m, name))]
-    if examined and min(examined) < pictures:
+    fewer = min(examined, default=pictures) < pictures
+    if fewer:
         said.append(f"n = {words.span(examined)}")
     attack = experiment.attacks.get(name)
     if attack and attack.weights == "last":
         said.append("last epoch")
     if attack and attack.kind != "clean" and words.ball(attack) != words.ball(experiment.threat):
         said.append(words.ball(attack))
-    return Column(name, words.column_title(name), ", ".join(said))
+    return Column(name, words.column_title(name), fewer, ", ".join(said))
 
 
-def _caption(experiment: Experiment, metrics: Mapping[str, Mapping[str, Any]], pictures: int) -> str:
+def _about(experiment: Experiment, metrics: Mapping[str, Mapping[str, Any]], pictures: int) -> str:
     seeds = [len(m["seeds"]) for m in metrics.values()]
-    several = max(seeds) > 1
-    shape = "mean ± standard deviation over seeds" if several else "with 95 % Wilson interval"
-    alone = "; with one seed, the 95 % Wilson interval in brackets" if several and min(seeds) == 1 else ""
-    worst = (
-        " Worst case: pictures that withstand every attack." if WORST in columns(experiment, metrics) else ""
-    )
-    limits = " unless the column says otherwise" if _limited(metrics, pictures) else ""
+    limited = any(cell["n"] < pictures for m in metrics.values() for cell in m["attacks"].values())
+    worst = " Worst case: pictures that withstand every attack." if WORST in columns(experiment, metrics) else ""
     return (
-        f"Accuracy in percent on {words.dataset_title(experiment.dataset.name)} ({words.ball(experiment.threat)}), "
-        f"{shape}{alone}. n = {pictures:,} test pictures{limits}, "
-        f"{words.span(seeds)} {'seed' if max(seeds) == 1 else 'seeds'} per run.{worst} Bold: best of the column."
+        f"Accuracy in percent on {words.dataset_title(experiment.dataset.name)}, {words.ball(experiment.threat)}; "
+        f"n = {pictures:,} test pictures{' unless the column says otherwise' if limited else ''}, "
+        f"{words.span(seeds)} {'seed' if max(seeds) == 1 else 'seeds'} per run.{worst}"
     )
 
 
-def _limited(metrics: Mapping[str, Mapping[str, Any]], pictures: int) -> bool:
-    return any(cell["n"] < pictures for m in metrics.values() for cell in m["attacks"].values())
+def _shape(metrics: Mapping[str, Mapping[str, Any]]) -> str:
+    seeds = [len(m["seeds"]) for m in metrics.values()]
+    interval = "95 % Wilson interval in brackets"
+    if max(seeds) == 1:
+        return f"Cells: accuracy, {interval}. Bold: best of the column."
+    alone = f"; of a single seed: accuracy, {interval}" if min(seeds) == 1 else ""
+    return f"Cells: mean ± standard deviation over seeds{alone}. Bold: best of the column."
+
+
+def _paragraphs(texts: Sequence[str]) -> list[str]:
+    return [line for text in texts for line in ("", text)]

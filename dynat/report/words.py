@@ -11,11 +11,11 @@ from dynat.config.strict import pixel_fraction
 from dynat.report.comparisons import WORST
 
 DATASETS = {
-    "digits": "Digits (8×8)",
+    "digits": "Digits 8×8",
     "cifar10": "CIFAR-10",
     "cifar100": "CIFAR-100",
 }
-METHODS = {"natural": "Natural training"}
+METHODS = {"natural": "Natural training", "at": "Adversarial training"}
 COLUMNS = {WORST: "Worst case", "clean": "Clean", "fgsm": "FGSM", "autoattack": "AutoAttack"}
 NORMS = {"linf": "L∞", "l2": "L2"}
 
@@ -30,9 +30,12 @@ def column_title(name: str) -> str:
 
 
 def method_title(run: Run) -> str:
-    """The method, and who labels its adversarial pictures where that is not the ground truth."""
+    """The method; DYNAT is adversarial training driven by dynamic labels, alone or with another loss."""
     title = METHODS.get(run.method, run.method.upper())
-    return f"{title}, dynamic labels" if run.labels == "dynamic" else title
+    if run.labels == "dynamic":
+        title = "DYNAT" if run.method == "at" else f"DYNAT + {title}"
+    inner = {"own": "", "ce": ", inner CE", "ce-true": ", inner CE on true labels", "kl": ", inner KL"}
+    return title + (inner[run.inner.objective] if run.method != "natural" else "")
 
 
 def ball(threat: Threat | Attack) -> str:
