@@ -26,3 +26,10 @@ def margin(logits: Tensor, labels: Tensor) -> Tensor:
     own = logits.gather(1, labels[:, None]).squeeze(1)
     others = logits.scatter(1, labels[:, None], float("-inf"))
     return others.amax(1) - own
+
+
+def probability_gap(logits: Tensor, labels: Tensor) -> Tensor:
+    """The largest other probability minus the label's, in [-1,1]: above zero where the label has lost."""
+    probabilities = logits.softmax(1)
+    own = probabilities.gather(1, labels[:, None]).squeeze(1)
+    return probabilities.scatter(1, labels[:, None], -1.0).amax(1) - own

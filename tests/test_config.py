@@ -130,7 +130,9 @@ def test_a_list_of_attacks_chooses() -> None:
 
 
 def test_defaults_that_depend_on_the_ball_are_resolved() -> None:
-    experiment = load({"threat": {"eps": "8/255"}, "training": {"inner": {"step_size": None}}})
+    experiment = load(
+        {"threat": {"eps": "8/255"}, "training": {"inner": {"step_size": None}}, "attacks": {"fgsm": {}}}
+    )
     assert experiment.attacks["pgd-20"].step_size == pytest.approx(2 / 255)
     assert experiment.attacks["fgsm"].step_size == pytest.approx(8 / 255)
     assert experiment.runs["dynat"].inner.eps == pytest.approx(8 / 255)

@@ -22,16 +22,28 @@ from tests.conftest import TwoLayers, make_run
 
 THREAT = Threat(eps=0.1)
 GUIDED = {"guide": "small", "clean_forward": True}
+DYNAMIC = {"labels": "dynamic", "beta": 0.7, "guide": "small"}
 RUNS: dict[str, Run] = {
     "natural": make_run(method="natural"),
     "at": make_run(method="at"),
     "trades": make_run(method="trades", consistency=6.0),
+    "mart": make_run(method="mart", consistency=5.0),
+    "gairat": make_run(method="gairat"),
+    "mail-at": make_run(method="mail-at"),
+    "mail-trades": make_run(method="mail-trades", consistency=5.0),
+    "sat": make_run(method="sat"),
     "lbgat0": make_run(method="lbgat", **GUIDED),
     "lbgat6": make_run(method="lbgat", consistency=6.0, **GUIDED),
-    "dynat": make_run(labels="dynamic", beta=0.7, **GUIDED),
-    "dynat-kl6": make_run(labels="dynamic", beta=0.7, consistency=6.0, **GUIDED),
-    "dynat-trades": make_run(method="trades", labels="dynamic", beta=0.7, consistency=6.0, **GUIDED),
+    "adagat": make_run(method="adagat", **GUIDED),
+    "dynat": make_run(**DYNAMIC, clean_forward=True),
+    "dynat-kl6": make_run(consistency=6.0, **DYNAMIC, clean_forward=True),
+    "dynat-trades": make_run(method="trades", consistency=6.0, **DYNAMIC),
+    "dynat-mart": make_run(method="mart", consistency=5.0, **DYNAMIC),
+    "dynat-gairat": make_run(method="gairat", **DYNAMIC, clean_forward=True),
+    "dynat-mail": make_run(method="mail-at", **DYNAMIC, clean_forward=True),
 }
+KAPPA = torch.tensor([0, 1, 2, 3, 3, 2, 1, 0, 3, 1])
+LATE = 0.9  # after every burn-in
 
 
 def slow_ce(logits: list[float], label: int) -> float:
@@ -44,42 +56,103 @@ def slow_kl(clean: list[float], other: list[float]) -> float:
     return sum(a * math.log(a / b) for a, b in zip(p, q, strict=True))
 
 
+def softmax(logits: list[float]) -> list[float]:
+    total = sum(math.exp(value) for value in logits)
+    return [math.exp(value) / total for value in logits]
+
+
+def slow_gap(adv: list[float], label: int) -> float:
+    p = softmax(adv)
+    return max(value for k, value in enumerate(p) if k != label) - p[label]
+
+
+def slow_weights(name: str, f_adv: Tensor, labels: Tensor) -> list[float]:
+    """Weights that carry no gradient: taken once, at the weights of the network as they are."""
+    rows = [(f_adv[i].tolist(), int(labels[i])) for i in range(len(labels))]
+    if name.endswith("gairat"):
+        raw = [(1 + math.tanh(-1 + 5 * (1 - 2 * int(kappa) / 3))) / 2 for kappa in KAPPA]
+        return [value * len(raw) / sum(raw) for value in raw]
+    if name in ("mail-at", "dynat-mail"):
+        return [3 / (1 + math.exp(-10 * (slow_gap(adv, label) - 0.5))) for adv, label in rows]
+    if name == "mail-trades":
+        return [3 / (1 + math.exp(-2 * slow_gap(adv, label))) for adv, label in rows]
+    return [1.0] * len(rows)
+
+
 def slow_loss(
-    name: str, f_clean: Tensor, f_adv: Tensor, g_clean: Tensor | None, labels: Tensor, truth: Tensor
+    name: str,
+    f_clean: Tensor,
+    f_adv: Tensor,
+    g_clean: Tensor | None,
+    labels: Tensor,
+    truth: Tensor,
+    weights: list[float],
+    f_adv_before: Tensor,
 ) -> float:
-    """The whole loss of a run, from three logit matrices, one picture at a time."""
+    """The whole loss of a run from its logits, one picture at a time."""
     total = 0.0
     for i in range(len(truth)):
         clean, adv, y, label = f_clean[i].tolist(), f_adv[i].tolist(), int(truth[i]), int(labels[i])
         guide = None if g_clean is None else g_clean[i].tolist()
-        squares = (
-            0.0 if guide is None else sum((a - b) ** 2 for a, b in zip(adv, guide, strict=True)) / len(adv)
-        )
-        natural, robust, drift = slow_ce(clean, y), slow_ce(adv, label), slow_kl(clean, adv)
         lesson = 0.0 if guide is None else slow_ce(guide, y)
+        natural, robust, drift = slow_ce(clean, label), slow_ce(adv, label), slow_kl(clean, adv)
+
+        def squares(other: list[float], guide: list[float] | None = guide) -> float:
+            return sum((a - b) ** 2 for a, b in zip(other, guide or [], strict=True)) / len(other)
+
         match name:
             case "natural":
                 total += natural
-            case "at":
+            case "at" | "sat":
                 total += robust
+            case "gairat" | "mail-at":
+                total += weights[i] * robust
             case "trades":
                 total += natural + 6 * drift
+            case "mail-trades":
+                total += natural + 5 * weights[i] * drift
+            case "mart" | "dynat-mart":
+                wrong = max(value for k, value in enumerate(softmax(adv)) if k != label)
+                mart = robust - math.log(1.0001 - wrong + 1e-12) + 5 * drift * (1.0000001 - softmax(clean)[label])
+                total += mart if name == "mart" else lesson + 0.7 * mart
             case "lbgat0":
-                total += lesson + squares
+                total += lesson + squares(adv)
             case "lbgat6":
-                total += lesson + squares + 6 * drift
+                total += lesson + squares(adv) + 6 * drift
+            case "adagat":
+                total += lesson + squares(adv) + 2.5 * squares(f_adv_before[i].tolist())
             case "dynat":
                 total += lesson + 0.7 * robust
+            case "dynat-gairat" | "dynat-mail":
+                total += lesson + 0.7 * weights[i] * robust
             case "dynat-kl6":
                 total += lesson + 0.7 * (robust + 6 * drift)
             case "dynat-trades":
-                total += lesson + 0.7 * (slow_ce(clean, label) + 6 * drift)
+                total += lesson + 0.7 * (natural + 6 * drift)
+            case _:
+                raise AssertionError(f"no slow statement of {name}")
     return total / len(truth)
+
+
+def step(
+    pair: Pair, method: methods.Method, run: Run, pictures: Tensor, truth: Tensor, progress: float = LATE
+) -> dict[str, Tensor]:
+    """A joint step up to its gradients, without an optimiser."""
+    return joint_step(
+        pair,
+        method,
+        run,
+        pictures,
+        truth,
+        progress=progress,
+        generator=torch.Generator().manual_seed(0),
+        update=lambda loss: loss.backward(),
+    )
 
 
 def fixed_search(method: methods.Method, adversarial: Tensor) -> None:
     """Take the search out of the step, so that the loss is a function of the weights alone."""
-    method.search = lambda *_, **__: Found(adversarial)  # type: ignore[method-assign]
+    method.search = lambda *_, **__: Found(adversarial, KAPPA.double())  # type: ignore[method-assign]
 
 
 @pytest.mark.parametrize("name", RUNS)
@@ -87,9 +160,7 @@ def test_loss_and_gradients_equal_the_slow_statement(
     name: str, target: TwoLayers, guide: TwoLayers, batch: tuple[Tensor, Tensor]
 ) -> None:
     run, (pictures, truth) = RUNS[name], batch
-    adversarial = (
-        pictures + 0.1 * torch.randn(pictures.shape, generator=torch.Generator().manual_seed(3))
-    ).clamp(0, 1)
+    adversarial = (pictures + 0.1 * torch.randn(pictures.shape, generator=torch.Generator().manual_seed(3))).clamp(0, 1)
     pair = Pair(target, guide if run.guide else None)
     pair.train()
     with torch.no_grad():
@@ -97,21 +168,33 @@ def test_loss_and_gradients_equal_the_slow_statement(
     assert (decisions != truth).any(), "else dynamic and true labels are the same test"
     labels = decisions if run.labels == "dynamic" else truth
 
-    def slow() -> float:
-        """In train mode, as the step is; deep copies keep BatchNorm's running statistics out of it."""
-        f, g = copy.deepcopy(target), copy.deepcopy(guide)
+    def logits(pictures: Tensor, network: TwoLayers) -> Tensor:
+        """In train mode, as the step is; a copy keeps BatchNorm's running statistics out of it."""
         with torch.no_grad():
-            return slow_loss(
-                name, f(pictures), f(adversarial), g(pictures) if run.guide else None, labels, truth
-            )
+            out: Tensor = copy.deepcopy(network)(pictures)
+        return out
+
+    before = logits(adversarial, target)
+    weights = slow_weights(name, before, labels)
+
+    def slow() -> float:
+        return slow_loss(
+            name,
+            logits(pictures, target),
+            logits(adversarial, target),
+            logits(pictures, guide) if run.guide else None,
+            labels,
+            truth,
+            weights,
+            before,
+        )
 
     expected = slow()
     wanted = {parameter: finite_difference(slow, parameter) for parameter in pair.parameters()}
     method = methods.build(run, THREAT)
     fixed_search(method, adversarial)
-    loss, seen = joint_step(pair, method, run, pictures, truth, progress=0.0, generator=torch.Generator())
-    loss.backward()
-    assert loss.item() == pytest.approx(expected, rel=1e-10)
+    seen = step(pair, method, run, pictures, truth)
+    assert seen["loss"].item() == pytest.approx(expected, rel=1e-10)
     for parameter, (index, slope) in wanted.items():
         got = 0.0 if parameter.grad is None else parameter.grad.flatten()[index].item()
         assert got == pytest.approx(slope, rel=1e-4, abs=1e-7)
@@ -142,15 +225,7 @@ def test_no_gradient_from_the_targets_loss_reaches_dynats_guide(
         run = RUNS["dynat"].model_copy(update={"beta": beta})
         pair = Pair(copy.deepcopy(other), copy.deepcopy(guide))
         pair.train()
-        loss, _ = joint_step(
-            pair,
-            methods.build(run, THREAT),
-            run,
-            *batch,
-            progress=0.0,
-            generator=torch.Generator().manual_seed(0),
-        )
-        loss.backward()
+        seen = step(pair, methods.build(run, THREAT), run, *batch)
         assert pair.guide is not None
         gradients.append([parameter.grad for parameter in pair.guide.parameters()])
     for one, two in zip(*gradients, strict=True):
@@ -181,16 +256,12 @@ def test_both_sides_of_trades_kl_are_alive(target: TwoLayers, batch: tuple[Tenso
     assert not torch.allclose(full, half, rtol=1e-2)
 
 
-EXPECTED_FORWARDS = {
+EXPECTED_FORWARDS: dict[str, list[bool]] = {
     # (is it the clean batch?) in the order of the train-mode forwards of the target: BatchNorm's recipe
     "natural": [True],
-    "at": [False],
-    "trades": [True, False],
-    "lbgat0": [False, True],
-    "lbgat6": [False, True],
-    "dynat": [False, True],
-    "dynat-kl6": [False, True],
-    "dynat-trades": [True, False],
+    **dict.fromkeys(["at", "sat", "gairat", "mail-at"], [False]),
+    **dict.fromkeys(["trades", "mart", "mail-trades", "dynat-trades", "dynat-mart"], [True, False]),
+    **dict.fromkeys(["lbgat0", "lbgat6", "adagat", "dynat", "dynat-kl6", "dynat-gairat", "dynat-mail"], [False, True]),
 }
 
 
@@ -207,9 +278,7 @@ def test_which_pictures_feed_batchnorm(
     guide.register_forward_hook(lambda module, *_: guide_forwards.append(module.training))
     pair = Pair(target, guide if run.guide else None)
     pair.train()
-    joint_step(
-        pair, methods.build(run, THREAT), run, pictures, truth, progress=0.0, generator=torch.Generator()
-    )
+    step(pair, methods.build(run, THREAT), run, pictures, truth)
     assert seen == EXPECTED_FORWARDS[name]
     assert guide_forwards == ([True] if run.guide else []), "the guide looks once per step, in train mode"
 
@@ -222,16 +291,8 @@ def test_the_clean_forward_is_a_switch_that_only_batchnorm_notices(
         run = RUNS["dynat"].model_copy(update={"clean_forward": shown})
         pair = Pair(copy.deepcopy(target), copy.deepcopy(guide))
         pair.train()
-        loss, _ = joint_step(
-            pair,
-            methods.build(run, THREAT),
-            run,
-            *batch,
-            progress=0.0,
-            generator=torch.Generator().manual_seed(0),
-        )
-        loss.backward()
-        results.append((loss.item(), pair.target.first.weight.grad, pair.target.norm.running_mean))  # type: ignore[union-attr]
+        seen = step(pair, methods.build(run, THREAT), run, *batch)
+        results.append((seen["loss"].item(), pair.target.first.weight.grad, pair.target.norm.running_mean))  # type: ignore[union-attr]
     (loss_on, gradient_on, mean_on), (loss_off, gradient_off, mean_off) = results
     assert loss_on == loss_off and torch.equal(gradient_on, gradient_off)  # type: ignore[arg-type]
     assert not torch.equal(mean_on, mean_off)  # type: ignore[arg-type]
@@ -270,9 +331,7 @@ def test_guide_mode_eval_labels_with_running_statistics(
         run = RUNS["dynat"].model_copy(update={"guide_mode": mode})
         pair = Pair(copy.deepcopy(target), copy.deepcopy(guide))
         pair.train()
-        _, seen = joint_step(
-            pair, methods.build(run, THREAT), run, pictures, truth, progress=0.0, generator=torch.Generator()
-        )
+        seen = step(pair, methods.build(run, THREAT), run, pictures, truth)
         assert pair.guide is not None and pair.guide.training
         by_mode[mode] = seen["label_accuracy"]
     wanted = copy.deepcopy(guide).eval()(pictures).argmax(1)

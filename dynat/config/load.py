@@ -26,7 +26,7 @@ Model = TypeVar("Model", bound=BaseModel)
 
 # What a preset or params.yaml may hold at the top, and the sections merged key by key.
 SECTIONS = ("dataset", "threat", "training", "runs", "attacks")
-TOP_LEVEL = (*SECTIONS, "preset", "beta", "seeds", "methods", "threads", "headline", "plugins")
+TOP_LEVEL = (*SECTIONS, "preset", "beta", "seeds", "methods", "threads", "headline", "plugins", "extends")
 
 
 def load(params: Mapping[str, Any] | Path = PARAMS, *, presets: Path = PRESETS) -> Experiment:
@@ -36,13 +36,21 @@ def load(params: Mapping[str, Any] | Path = PARAMS, *, presets: Path = PRESETS) 
     given = {key: _parsed(value) for key, value in params.items() if value is not None}
     _known_top_level(given, "params.yaml")
     preset_name = str(given.get("preset", "digits"))
-    preset_file = presets / f"{preset_name}.yaml"
-    if not preset_file.exists():
+    return _resolve(preset_name, _preset(preset_name, presets), given)
+
+
+def _preset(name: str, presets: Path, above: tuple[str, ...] = ()) -> dict[str, Any]:
+    """A preset's content, laid over that of the one it extends, if any. Its `methods` chooses among all runs."""
+    file = presets / f"{name}.yaml"
+    if not file.exists():
         shipped = [path.stem for path in presets.glob("*.yaml")]
-        raise ConfigError(f"preset: there is no {preset_file}: {nearest(preset_name, shipped)}")
-    preset = {key: value for key, value in read_yaml(preset_file).items() if value is not None}
-    _known_top_level(preset, str(preset_file))
-    return _resolve(preset_name, preset, given)
+        raise ConfigError(f"preset: there is no {file}: {nearest(name, shipped)}")
+    if name in above:
+        raise ConfigError(f"{file}: extends itself: {' -> '.join((*above, name))}")
+    content = {key: value for key, value in read_yaml(file).items() if value is not None}
+    _known_top_level(content, str(file))
+    base = content.pop("extends", None)
+    return content if base is None else merge(_preset(str(base), presets, (*above, name)), content)
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -156,7 +164,7 @@ def _run(name: str, row: Any, training: dict[str, Any], top: dict[str, Any], thr
     elif not dynamic and "beta" not in row:
         fields.pop("beta", None)
     if fields.get("clean_forward") is None:
-        fields["clean_forward"] = guided
+        fields["clean_forward"] = guided and not (facts is not None and facts.forwards_clean)
     fields.pop("seeds", None)
     run = _checked(Run, fields, where)
     if threat.norm == "linf" and run.inner.eps is not None and run.inner.eps >= 1:

@@ -12,11 +12,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from dynat.config import options
 from dynat.config.strict import ConfigError, Strict, nearest
-
-
-class NoOptions(Strict):
-    """A method without settings of its own."""
 
 
 @dataclass(frozen=True)
@@ -27,15 +24,21 @@ class Method:
     """`module:Class` of the implementation."""
     labels: tuple[str, ...] = ("true", "dynamic")
     """The sources of labels it can be driven by."""
+    refusal: str = "it cannot"
+    """Why not by the others."""
     guide: Literal["labels", "always", "never"] = "labels"
     """Who needs a guide: only a run with dynamic labels, every run, or none."""
     consistency: Literal["optional", "required", "never"] = "optional"
     """Whether the weight of KL(p(x)||p(x')) may be, must be, or must not be above zero."""
     adversarial: bool = True
     """Whether it trains on adversarial pictures."""
-    options: type[Strict] = NoOptions
+    forwards_clean: bool = False
+    """Whether its loss shows the clean pictures to the target anyway."""
+    options: type[Strict] = options.NoOptions
     """The settings it alone reads, under `options:`."""
 
+
+_PULLED = "it has no labels on the target's side: the target learns the guide's logits"
 
 METHODS: dict[str, Method] = {
     "natural": Method(
@@ -44,10 +47,22 @@ METHODS: dict[str, Method] = {
         guide="never",
         consistency="never",
         adversarial=False,
+        forwards_clean=True,
+        refusal="it has no adversarial pictures that a guide could label",
     ),
     "at": Method("dynat.methods.at:AdversarialTraining"),
-    "trades": Method("dynat.methods.trades:Trades", consistency="required"),
-    "lbgat": Method("dynat.methods.lbgat:Lbgat", labels=("true",), guide="always"),
+    "trades": Method("dynat.methods.trades:Trades", consistency="required", forwards_clean=True),
+    "mart": Method("dynat.methods.mart:Mart", consistency="required", forwards_clean=True),
+    "gairat": Method("dynat.methods.gairat:Gairat", options=options.Gairat),
+    "mail-at": Method("dynat.methods.mail:MailAt", options=options.MailAt),
+    "mail-trades": Method(
+        "dynat.methods.mail:MailTrades", consistency="required", forwards_clean=True, options=options.MailTrades
+    ),
+    "sat": Method("dynat.methods.sat:Sat", options=options.Sat),
+    "lbgat": Method("dynat.methods.lbgat:Lbgat", labels=("true",), guide="always", refusal=_PULLED),
+    "adagat": Method(
+        "dynat.methods.adagat:AdaGat", labels=("true",), guide="always", refusal=_PULLED, options=options.AdaGat
+    ),
 }
 
 # Networks: a name, or a family with its size in the name.

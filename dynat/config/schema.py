@@ -40,9 +40,7 @@ class Dataset(Strict):
     @model_validator(mode="after")
     def _folder(self) -> Dataset:
         if self.source == "folder" and (self.path is None or self.size is None):
-            raise ValueError(
-                "a 'folder' data set needs path (a tree with train/ and test/) and size (pixels)"
-            )
+            raise ValueError("a 'folder' data set needs path (a tree with train/ and test/) and size (pixels)")
         if self.source != "folder" and self.size is not None:
             raise ValueError(f"size is read by source 'folder' only, not by '{self.source}'")
         return self
@@ -56,9 +54,7 @@ class Threat(Strict):
     @model_validator(mode="after")
     def _inside(self) -> Threat:
         if self.norm == "linf" and self.eps >= 1:
-            raise ValueError(
-                f"eps {self.eps:g} is outside (0,1): pixels are in [0,1], write 8/255 rather than 8"
-            )
+            raise ValueError(f"eps {self.eps:g} is outside (0,1): pixels are in [0,1], write 8/255 rather than 8")
         return self
 
 
@@ -74,6 +70,17 @@ class Inner(Strict):
     """Pixels per step; a quarter of eps where not given."""
     start: Literal["gauss", "uniform", "none"] = "gauss"
     """x + 0.001 N(0,1), uniform in the ball, or x itself."""
+
+
+class WeightPerturbation(Strict):
+    """Adversarial weight perturbation (Wu et al. 2020) around a run's loss, on the target alone."""
+
+    gamma: Annotated[Real, Field(gt=0, lt=1)] = 0.005
+    """Size of the perturbation relative to each layer's weights (0.01 with AT, 0.005 with TRADES)."""
+    warm_up: Annotated[Real, Field(ge=0, le=1)] = 0.09
+    """Share of the training before it begins (9 of 100 epochs as released; 0 with AT)."""
+    proxy: Literal["own", "trades"] = "own"
+    """The loss that the weights are moved against: the run's own, or TRADES on true labels (released)."""
 
 
 class Schedule(Strict):
@@ -92,9 +99,7 @@ class Schedule(Strict):
     @model_validator(mode="after")
     def _starts_at_zero(self) -> Schedule:
         if 0 not in self.factors:
-            raise ValueError(
-                "factors must say the factor of epoch 0, as in {0: 0.2, 1: 1.0, 75: 0.1, 90: 0.01}"
-            )
+            raise ValueError("factors must say the factor of epoch 0, as in {0: 0.2, 1: 1.0, 75: 0.1, 90: 0.01}")
         late = [epoch for epoch in self.factors if not 0 <= epoch < self.of]
         if late:
             raise ValueError(f"factors: epoch {late[0]} is not within the {self.of} epochs of the schedule")
@@ -147,6 +152,8 @@ class Run(Strict):
     """Show the clean batch to the target's BatchNorm too; on by default where there is a guide."""
     options: dict[str, Any] = Field(default_factory=dict)
     """Settings that only this method reads."""
+    awp: WeightPerturbation | None = None
+    """Perturb the target's weights against the loss; off where not given."""
     inner: Inner = Inner()
     epochs: Count = 100
     batch: Count = 128
@@ -175,26 +182,31 @@ class Run(Strict):
     def _makes_sense(self) -> Run:
         facts = names.METHODS[self.method]
         if self.labels not in facts.labels:
-            raise ValueError(f"method '{self.method}' cannot be driven by {self.labels} labels")
+            raise ValueError(f"method '{self.method}' cannot be driven by {self.labels} labels: {facts.refusal}")
         needs_guide = self.labels == "dynamic" or facts.guide == "always"
         if needs_guide and self.guide is None:
-            why = (
-                "dynamic labels are a guide's decisions" if self.labels == "dynamic" else "it learns from one"
-            )
+            why = "dynamic labels are a guide's decisions" if self.labels == "dynamic" else "it learns from one"
             raise ValueError(f"method '{self.method}' with {self.labels} labels needs a guide: {why}")
         if not needs_guide and self.guide is not None:
-            raise ValueError(
-                f"guide '{self.guide}' would be read by nothing: labels are true, set labels: dynamic"
-            )
+            raise ValueError(f"guide '{self.guide}' would be read by nothing: labels are true, set labels: dynamic")
         if self.labels != "dynamic" and self.beta is not None:
             raise ValueError("beta weighs the target against the guide: it is read with labels: dynamic only")
         if facts.consistency == "required" and self.consistency == 0:
             raise ValueError(f"method '{self.method}' without consistency (6.0 is usual) is natural training")
         if facts.consistency == "never" and self.consistency != 0:
             raise ValueError(f"method '{self.method}' has no adversarial pictures to be consistent with")
+        if self.guide is None and self.guide_mode != "train":
+            raise ValueError("guide_mode is read where there is a guide only")
+        if facts.forwards_clean and self.clean_forward:
+            raise ValueError(f"clean_forward: method '{self.method}' shows the target the clean pictures anyway")
+        if not facts.adversarial and self.awp is not None:
+            raise ValueError(f"awp perturbs weights against adversarial pictures, and '{self.method}' has none")
+        if self.inner.objective == "ce-true" and self.labels == "true":
+            raise ValueError("inner.objective ce-true is read with labels: dynamic; with true labels it is 'ce'")
         if self.schedule.shape == "one-cycle" and self.schedule.factors != Schedule().factors:
             raise ValueError("schedule.factors is read by shape 'steps' only")
-        facts.options.model_validate(self.options)
+        # With its defaults, so that what a run read is written down and a default that moves moves the digest.
+        object.__setattr__(self, "options", facts.options.model_validate(self.options).model_dump())
         return self
 
 
@@ -264,9 +276,7 @@ class Experiment(Strict):
     @model_validator(mode="after")
     def _headline(self) -> Experiment:
         if self.headline not in self.attacks:
-            raise ValueError(
-                f"headline: unknown attack '{self.headline}': {nearest(self.headline, self.attacks)}"
-            )
+            raise ValueError(f"headline: unknown attack '{self.headline}': {nearest(self.headline, self.attacks)}")
         return self
 
     def training(self, name: str) -> TrainingSpec:

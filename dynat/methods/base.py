@@ -6,6 +6,7 @@ what makes DYNAT+GAIRAT a line in a config rather than a file of code.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -61,24 +62,38 @@ class Method:
         target: nn.Module,
         clean: Tensor,
         *,
-        labels: Tensor,
+        labels: Tensor,  # noqa: ARG002 - for methods that watch the search
         objective: Objective,
         progress: float,  # noqa: ARG002 - for methods whose search changes over training
         generator: torch.Generator,
     ) -> Found:
+        """The adversarial pictures of one step."""
+        return Found(self.maximise(target, clean, objective, generator=generator))
+
+    def maximise(
+        self,
+        target: nn.Module,
+        clean: Tensor,
+        objective: Objective,
+        *,
+        generator: torch.Generator,
+        watch: Callable[[Tensor], None] | None = None,
+        stop: Callable[[Tensor], Tensor] | None = None,
+    ) -> Tensor:
+        """The inner maximisation as the run sets it up."""
         inner = self.run.inner
         assert inner.step_size is not None
-        return Found(
-            maximise(
-                target,
-                clean,
-                objective=objective,
-                ball=self.ball,
-                steps=inner.steps,
-                step_size=inner.step_size,
-                start=inner.start,
-                generator=generator,
-            )
+        return maximise(
+            target,
+            clean,
+            objective=objective,
+            ball=self.ball,
+            steps=inner.steps,
+            step_size=inner.step_size,
+            start=inner.start,
+            generator=generator,
+            watch=watch,
+            stop=stop,
         )
 
     def loss(self, lesson: Lesson) -> Parts:
@@ -99,9 +114,7 @@ class Method:
         return {}
 
 
-def objective_for(
-    method: Method, target: nn.Module, clean: Tensor, *, labels: Tensor, truth: Tensor
-) -> Objective:
+def objective_for(method: Method, target: nn.Module, clean: Tensor, *, labels: Tensor, truth: Tensor) -> Objective:
     """What the run's inner maximisation makes large."""
     name: str = method.run.inner.objective
     if name == "own":

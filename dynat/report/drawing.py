@@ -103,17 +103,18 @@ def end_labels(axes: Axes, ends: Sequence[tuple[float, str, str, float]]) -> Non
     Limits of the axes must be final.
     """
     bottom, top = axes.get_ylim()
-    inches = axes.get_position().height * axes.figure.get_figheight()  # type: ignore[union-attr]
-    gap = 0.165 / inches
+    wide, high = axes.get_position().size * axes.figure.get_size_inches()  # type: ignore[union-attr]
+    gap = 0.165 / high
     if len(ends) * gap > 1:  # more names than room: closer, rather than beyond the axes
         gap = 1 / len(ends)
     ordered = sorted(ends, key=lambda end: end[0])
     heights = [(end[0] - bottom) / (top - bottom) for end in ordered]
+    leader = {"arrowstyle": "-", "alpha": 0.5, "lw": 0.7, "shrinkA": 1, "shrinkB": 0, "relpos": (0, 0.5)}
     for (_, name, colour, opacity), true, shown in zip(ordered, heights, spread(heights, gap), strict=True):
         axes.annotate(
             name,
             xy=(1.0, true),
-            xytext=(1.035, shown),
+            xytext=(1 + 0.17 / wide, shown),
             xycoords="axes fraction",
             textcoords="axes fraction",
             va="center",
@@ -121,14 +122,7 @@ def end_labels(axes: Axes, ends: Sequence[tuple[float, str, str, float]]) -> Non
             color=colour,
             alpha=max(opacity, 0.9),
             weight="bold" if opacity == 1 else "normal",
-            arrowprops={
-                "arrowstyle": "-",
-                "color": colour,
-                "alpha": 0.5,
-                "lw": 0.7,
-                "shrinkA": 1,
-                "shrinkB": 1,
-            },
+            arrowprops={**leader, "color": colour},
             annotation_clip=False,
         )
 
@@ -156,6 +150,7 @@ def _high(group: Sequence[float], gap: float) -> float:
 
 def point_labels(axes: Axes, points: Sequence[tuple[float, float, str, str]]) -> None:
     """Names beside points (x, y, name, colour), each where it covers least: greedy over places around it."""
+    axes.autoscale_view()  # settles the limits, on which the places of points depend
     renderer = axes.figure._get_renderer()  # type: ignore[union-attr]
     frame = axes.get_window_extent(renderer)
     centres = [axes.transData.transform((x, y)) for x, y, _, _ in points]

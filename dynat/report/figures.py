@@ -151,8 +151,6 @@ def tradeoff(experiment: Experiment, metrics: Mapping[str, Mapping[str, Any]]) -
     panel.margins(0.09)
     drawing.percent_axis(panel.xaxis)
     drawing.percent_axis(panel.yaxis)
-    points = [(c["accuracy"], r["accuracy"], run, colour[run]) for run in shown for c, r in [cells[run]]]
-    drawing.point_labels(panel, points)
     absent = [
         f"{run} (clean {words.percent(c['accuracy'], c['n'])} %, {under} {words.percent(r['accuracy'], r['n'])} %)"
         for run, (c, r) in cells.items()
@@ -162,6 +160,8 @@ def tradeoff(experiment: Experiment, metrics: Mapping[str, Mapping[str, Any]]) -
     if absent:
         panel.text(0, -0.17, outside.strip(), transform=panel.transAxes, size=8.5, color=FAINT, va="top")
         figure.subplots_adjust(bottom=0.85 / 4.6)
+    points = [(c["accuracy"], r["accuracy"], run, colour[run]) for run in shown for c, r in [cells[run]]]
+    drawing.point_labels(panel, points)
     return Drawn(
         figure,
         f"A point per run: accuracy on clean test pictures against accuracy under {under}; bars are 95 % Wilson "
@@ -176,7 +176,7 @@ def classes(experiment: Experiment, metrics: Mapping[str, Mapping[str, Any]]) ->
     frame = pd.DataFrame({run: m["attacks"][attack]["per_class"] for run, m in metrics.items()}).T
     frame = frame[sorted(frame.columns, key=lambda label: int(str(label)))]
     n = max(m["attacks"][attack]["n"] for m in metrics.values())
-    each = f"n = {n:,} pictures, about {n / frame.shape[1]:.0f} of each class"
+    each = f"n = {n:,} pictures, about {n / frame.shape[1]:,.0f} of each class"
     title = f"Not every class is equally safe: accuracy under {under} by class"
     about = f"Test accuracy under {under} by class; {each}."
     if frame.shape[1] > MANY_CLASSES:
@@ -209,15 +209,15 @@ def _class_spread(experiment: Experiment, frame: pd.DataFrame, title: str, each:
     figure.subplots_adjust(left=drawing.room(frame.index))
     colour = drawing.colours(experiment.runs)
     runs = list(frame.index)
-    sns.boxplot(
-        [frame.loc[run].dropna() for run in runs], orient="h", ax=panel, width=0.55, fliersize=0, linewidth=1.1,
-        palette=[colour[run] for run in runs], boxprops={"alpha": 0.3},
-    )  # fmt: skip
     for place, run in enumerate(runs):
         values = frame.loc[run].dropna().to_numpy()
+        low, middle, high = np.quantile(values, [0.25, 0.5, 0.75])
+        panel.barh(place, high - low, left=low, height=0.55, color=colour[run], alpha=0.25, lw=0)
+        panel.vlines(middle, place - 0.275, place + 0.275, color=colour[run], lw=2)
         shift = 0.34 * ((np.arange(len(values)) * 0.618) % 1 - 0.5)  # spread evenly, without chance
         panel.scatter(values, place + shift, s=9, color=colour[run], alpha=0.65, linewidths=0, zorder=3)
     panel.set_yticks(range(len(runs)), runs, color=INK)
+    panel.invert_yaxis()
     panel.set(xlabel=f"Accuracy of a class under {under}", ylabel="")
     drawing.percent_axis(panel.xaxis)
     return figure

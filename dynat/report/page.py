@@ -61,7 +61,7 @@ def render(
         warnings=_warnings(metrics),
         table=table,
         notes=notes(table),
-        worst=_worst_attacks(experiment, metrics),
+        worst=_worst_attacks(experiment, metrics) if _has_worst(table) else "",
         headline_column=experiment.headline,
         figures=[(FIGURES[name], _figure(results, name), captions[name]) for name in FIGURES],
         attacks=[_attack(name, experiment, metrics) for name in experiment.attacks],
@@ -118,7 +118,7 @@ def _told_apart(column: str, table: Table) -> tuple[list[str], list[str]]:
 
 
 def _worst_sentence(metrics: Mapping[str, Mapping[str, Any]], table: Table) -> str:
-    if WORST not in [column.name for column in table.columns]:
+    if not _has_worst(table):
         return ""
     best = best_runs(metrics, WORST)
     cell = metrics[best[0]]["worst"]
@@ -126,6 +126,10 @@ def _worst_sentence(metrics: Mapping[str, Mapping[str, Any]], table: Table) -> s
         f"In the worst case over all attacks, {_runs(best)} {'is' if len(best) == 1 else 'are'} highest: "
         f"{words.percent(cell['accuracy'], cell['n'])} % of {cell['n']:,} pictures (interval {words.interval(cell)} %)."
     )
+
+
+def _has_worst(table: Table) -> bool:
+    return any(column.name == WORST for column in table.columns)
 
 
 def _warnings(metrics: Mapping[str, Mapping[str, Any]]) -> list[str]:

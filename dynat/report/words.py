@@ -58,12 +58,13 @@ def interval(cell: Mapping[str, Any]) -> str:
 
 def duration(seconds: float) -> str:
     """12.3 s, 4 min 05 s, 2 h 03 min."""
-    if seconds < 60:
+    if seconds < 59.95:
         return f"{seconds:.1f} s"
-    minutes = round(seconds / 60) if seconds >= 3600 else int(seconds // 60)
-    if seconds >= 3600:
-        return f"{minutes // 60} h {minutes % 60:02d} min"
-    return f"{minutes} min {int(seconds % 60):02d} s"
+    if seconds < 3599.5:
+        minutes, rest = divmod(round(seconds), 60)
+        return f"{minutes} min {rest:02d} s"
+    hours, rest = divmod(round(seconds / 60), 60)
+    return f"{hours} h {rest:02d} min"
 
 
 def count(n: int, noun: str) -> str:

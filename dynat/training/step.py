@@ -11,16 +11,22 @@ the one train-mode forward serves the labels and the guide's gradient.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
 from dynat.config import Run
-from dynat.losses import cross_entropy
+from dynat.losses import cross_entropy, kl
 from dynat.methods import LABEL_SOURCES, Lesson, Method, objective_for
 from dynat.models.state import evaluating
+from dynat.training.awp import perturbed
 from dynat.training.precision import searched
+
+RELEASED_PROXY_WEIGHT = 6.0
+"""beta of the TRADES loss against which the released DYNAT-AWP perturbs the weights."""
 
 
 @dataclass(frozen=True)
@@ -49,32 +55,45 @@ def joint_step(
     *,
     progress: float,
     generator: torch.Generator,
-) -> tuple[Tensor, dict[str, Tensor]]:
-    """The loss to be minimised, and what a person wants to see of it. Runs backward for nobody."""
+    update: Callable[[Tensor], object],
+) -> dict[str, Tensor]:
+    """One step: hands the loss of both networks to `update` and returns what a person wants to see of it."""
     guide_logits = None if pair.guide is None else pair.guide(pictures)
     labels = LABEL_SOURCES[run.labels](_labelling(pair, run, pictures, guide_logits), truth)
 
     asked = searched(pair.target)
-    found = method.search(
-        asked,
-        pictures,
-        labels=labels,
-        objective=objective_for(method, asked, pictures, labels=labels, truth=truth),
-        progress=progress,
-        generator=generator,
-    )
+    objective = objective_for(method, asked, pictures, labels=labels, truth=truth)
+    found = method.search(asked, pictures, labels=labels, objective=objective, progress=progress, generator=generator)
 
-    parts = method.loss(Lesson(pair.target, pictures, labels, found, guide_logits, progress))
-    means = {name: part.mean() for name, part in parts.items()}
-    loss = torch.stack(list(means.values())).sum()
-    seen = {f"loss_{name}": mean.detach() for name, mean in means.items()}
-    if guide_logits is not None:
-        guide_loss = cross_entropy(guide_logits, truth).mean()
-        loss = guide_loss + (1.0 if run.beta is None else run.beta) * loss
-        seen["loss_guide"] = guide_loss.detach()
-        decisions = labels if run.labels == "dynamic" else guide_logits.detach().argmax(1)
-        seen["label_accuracy"] = (decisions == truth).float().mean()
-    return loss, {"loss": loss.detach(), **seen}
+    lesson = Lesson(pair.target, pictures, labels, found, guide_logits, progress)
+    with _weights_of(run, method, lesson, truth):
+        parts = {name: part.mean() for name, part in method.loss(lesson).items()}
+        loss = torch.stack(list(parts.values())).sum()
+        seen = {f"loss_{name}": part.detach() for name, part in parts.items()}
+        if guide_logits is not None:
+            guide_loss = cross_entropy(guide_logits, truth).mean()
+            loss = guide_loss + (1.0 if run.beta is None else run.beta) * loss
+            decisions = labels if run.labels == "dynamic" else guide_logits.detach().argmax(1)
+            seen["loss_guide"] = guide_loss.detach()
+            seen["label_accuracy"] = (decisions == truth).float().mean()
+        update(loss)
+    return {"loss": loss.detach(), **seen}
+
+
+def _weights_of(run: Run, method: Method, lesson: Lesson, truth: Tensor) -> AbstractContextManager[None]:
+    """The weights at which the loss is taken: the target's own, or under AWP perturbed ones."""
+    if run.awp is None or lesson.progress < run.awp.warm_up:
+        return nullcontext()
+    guide_logits = None if lesson.guide_logits is None else lesson.guide_logits.detach()
+    apart = replace(lesson, guide_logits=guide_logits)
+
+    def proxy() -> Tensor:
+        if run.awp is not None and run.awp.proxy == "trades":
+            clean, adversarial = lesson.target(lesson.clean), lesson.target(lesson.adversarial)
+            return (cross_entropy(clean, truth) + RELEASED_PROXY_WEIGHT * kl(clean, adversarial)).mean()
+        return torch.stack([part.mean() for part in method.loss(apart).values()]).sum()
+
+    return perturbed(lesson.target, run.awp.gamma, proxy)
 
 
 def _labelling(pair: Pair, run: Run, pictures: Tensor, guide_logits: Tensor | None) -> Tensor | None:

@@ -72,9 +72,7 @@ class Trainer:
         self.run, self.threat, self.seed, self.device = run, threat, seed, device
         self.train_set, self.held_out = data.train.to(device), data.validation.to(device)
         self.method = methods.build(run, threat)
-        self.pair = build_pair(
-            run, classes=len(data.classes), channels=data.channels, seed=seed, device=device
-        )
+        self.pair = build_pair(run, classes=len(data.classes), channels=data.channels, seed=seed, device=device)
         self.average = copy.deepcopy(self.pair.target).requires_grad_(False) if run.ema else None
         self.optimiser = torch.optim.SGD(
             self.pair.parameters(),
@@ -123,7 +121,7 @@ class Trainer:
         return row
 
     def _step(self, pixels: Tensor, truth: Tensor) -> dict[str, Tensor]:
-        loss, seen = joint_step(
+        return joint_step(
             self.pair,
             self.method,
             self.run,
@@ -131,9 +129,8 @@ class Trainer:
             truth,
             progress=self.finished / self.run.epochs,
             generator=self.noise,
+            update=self._update,
         )
-        self._update(loss)
-        return seen
 
     def _update(self, loss: Tensor) -> None:
         """One optimiser step for both networks, unless the loss is no number."""
@@ -248,6 +245,5 @@ def update_average(average: nn.Module, current: nn.Module, decay: float) -> None
 def weights_of(model: nn.Module) -> Weights:
     """A copy of the network's weights, under its own names, whatever wraps it."""
     return {
-        name.removeprefix("net."): value.detach().clone().contiguous()
-        for name, value in model.state_dict().items()
+        name.removeprefix("net."): value.detach().clone().contiguous() for name, value in model.state_dict().items()
     }
