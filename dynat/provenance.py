@@ -38,7 +38,7 @@ def data_sources(source: str) -> list[Path]:
 
 def metrics_sources() -> list[Path]:
     """The files on which a run's metrics depend."""
-    return _files(("report/metrics.py", "report/statistics.py"))
+    return _files(("report/metrics.py", "report/outcomes.py", "report/statistics.py"))
 
 
 def report_sources() -> list[Path]:

@@ -67,9 +67,7 @@ def test_dynamic_labels_need_a_guide(tmp_path: Path) -> None:
         "dataset: {name: digits, source: digits}\nthreat: {eps: 0.1}\ntraining: {target: small}\n"
         "runs: {dynat: {method: at, labels: dynamic}}\nattacks: [clean]\n"
     )
-    with pytest.raises(
-        ConfigError, match=r"runs.dynat: .*needs a guide: dynamic labels are a guide's decisions"
-    ):
+    with pytest.raises(ConfigError, match=r"runs.dynat: .*needs a guide: dynamic labels are a guide's decisions"):
         load({"preset": "bare"}, presets=tmp_path)
 
 
@@ -130,9 +128,7 @@ def test_a_list_of_attacks_chooses() -> None:
 
 
 def test_defaults_that_depend_on_the_ball_are_resolved() -> None:
-    experiment = load(
-        {"threat": {"eps": "8/255"}, "training": {"inner": {"step_size": None}}, "attacks": {"fgsm": {}}}
-    )
+    experiment = load({"threat": {"eps": "8/255"}, "training": {"inner": {"step_size": None}}, "attacks": {"fgsm": {}}})
     assert experiment.attacks["pgd-20"].step_size == pytest.approx(2 / 255)
     assert experiment.attacks["fgsm"].step_size == pytest.approx(8 / 255)
     assert experiment.runs["dynat"].inner.eps == pytest.approx(8 / 255)
@@ -140,7 +136,9 @@ def test_defaults_that_depend_on_the_ball_are_resolved() -> None:
 
 
 def test_checking_a_config_does_not_import_torch() -> None:
-    code = "import sys; from dynat.config import load; load(); import dynat.provenance; assert 'torch' not in sys.modules"
+    code = (
+        "import sys; from dynat.config import load; load(); import dynat.provenance; assert 'torch' not in sys.modules"
+    )
     subprocess.run([sys.executable, "-c", code], check=True)
 
 

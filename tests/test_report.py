@@ -1,4 +1,4 @@
-"""From fabricated outcome files to metrics, tables, figures and the page."""
+"""From metrics to tables, figures and the page."""
 
 from __future__ import annotations
 
@@ -11,146 +11,14 @@ import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import pytest
-import yaml
-from safetensors.numpy import save_file
 
-from dynat.config import Experiment, load
+from dynat.config import Experiment
 from dynat.report import comparisons, figures, page, read_metrics, tables, words, write_metrics, write_report
 from dynat.report.comparisons import Comparison
 from dynat.report.drawing import colours, spread
-from dynat.report.metrics import run_metrics
-from dynat.report.statistics import wilson
-
-PRESET = """
-dataset: {name: digits, source: digits}
-threat: {norm: linf, eps: 0.15}
-training: {target: small, guide: small, epochs: 20}
-seeds: [0, 1]
-runs:
-  natural: {method: natural, seeds: [0]}
-  at: {method: at}
-  trades: {method: trades, consistency: 6.0}
-  lbgat6: {method: lbgat, consistency: 6.0}
-  dynat: {method: at, labels: dynamic}
-  dynat-kl-inner: {method: at, labels: dynamic, inner: {objective: kl}, seeds: [0]}
-attacks: {clean: {}, fgsm: {}, pgd-20: {}, autoattack: {pictures: 100}}
-headline: autoattack
-"""
-ATTACK = {"kind": "pgd", "eps": 0.15, "norm": "linf", "weights": "best"}
-CLEAN = {**ATTACK, "kind": "clean"}
-HARDNESS = {"clean": 0.0, "fgsm": 0.2, "pgd": 0.32, "cw": 0.34, "autoattack": 0.38}
-SKILL = {"natural": 0.99, "at": 0.86, "trades": 0.845, "lbgat6": 0.7, "dynat": 0.88, "dynat-kl-inner": 0.875}
-
-
-def experiment(folder: Path, **over: Any) -> Experiment:
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "small.yaml").write_text(yaml.safe_dump({**yaml.safe_load(PRESET), **over}, sort_keys=False))
-    return load({"preset": "small"}, presets=folder)
-
-
-def fabricate(results: Path, plan: Experiment, *, pictures: int = 200, classes: int = 10) -> Path:
-    """Files as training and evaluation write them, from skills and hardnesses."""
-    for number, (run, settings) in enumerate(plan.runs.items()):
-        for seed in plan.seeds[run]:
-            _train(results / run / f"seed{seed}", plan, run, seed, classes)
-        for name, attack in plan.attacks.items():
-            count = min(attack.pictures or pictures, pictures)
-            hardness = HARDNESS[attack.kind] * (3 if settings.method == "natural" else 1)
-            rows = [
-                row
-                for seed in plan.seeds[run]
-                for row in _verdicts(seed, number, SKILL.get(run, 0.8) - hardness, pictures, classes)[:count]
-            ]
-            write_outcome(results / run, name, rows, attack=attack.model_dump(mode="json"))
-            _examples(results / run / "outcomes" / f"{name}.examples.safetensors", attack.eps or 0.1)
-    return results
-
-
-def _verdicts(seed: int, run: int, skill: float, pictures: int, classes: int) -> list[tuple[int, int, int, int]]:
-    shared = np.random.default_rng(0).uniform(size=pictures)
-    own = np.random.default_rng([seed, run]).normal(0, 0.04, size=pictures)
-    return [(seed, i, i % classes, int(shared[i] + own[i] < skill - 0.02 * (i % 5))) for i in range(pictures)]
-
-
-def write_outcome(folder: Path, name: str, rows: list[tuple[int, int, int, int]], *, attack: dict[str, Any]) -> None:
-    """rows: seed, index, label, correct."""
-    (folder / "outcomes").mkdir(parents=True, exist_ok=True)
-    table = pd.DataFrame(rows, columns=["seed", "index", "label", "correct"])
-    table = table.assign(clean=table.label, prediction=table.label + 1 - table.correct, margin=0.5, distance=0.1)
-    order = ["seed", "index", "label", "clean", "prediction", "correct", "margin", "distance"]
-    table[order].to_csv(folder / "outcomes" / f"{name}.csv", index=False)
-    seeds = sorted({row[0] for row in rows})
-    facts = {
-        "run": folder.name,
-        "attack_name": name,
-        "attack": attack,
-        "seeds": seeds,
-        "seconds": {str(seed): 1.25 + seed for seed in seeds},
-        "forward_passes": 21 * len(rows),
-        "backward_passes": 20 * len(rows),
-        "refuted_claims": 0,
-        "flags": [],
-        "device": "x86_64 CPU, 2 cores, 1 threads used",
-        "digest": {str(seed): "0123456789abcdef" for seed in seeds},
-    }
-    (folder / "outcomes" / f"{name}.json").write_text(json.dumps(facts))
-
-
-def write_config(folder: Path, **over: Any) -> None:
-    """The least that a seed's config.json and history.csv say."""
-    folder.mkdir(parents=True, exist_ok=True)
-    config = {
-        "preset": "small",
-        "name": folder.parent.name,
-        "run": {"method": "at", "beta": None},
-        "threat": {"norm": "linf", "eps": 0.15},
-        "dataset": {"name": "digits", "classes": list("0123456789")},
-        "digest": "0123456789abcdef",
-        "best_epoch": 18,
-        "training_seconds": 16.0,
-        "parameters": {"target": 24_634, "guide": None},
-        "versions": {"dynat": "0.1.0", "torch": "2.13.0", "python": "3.11.9"},
-        "machine": "x86_64 CPU, 2 cores",
-        **over,
-    }
-    (folder / "config.json").write_text(json.dumps(config))
-    if not (folder / "history.csv").exists():
-        (folder / "history.csv").write_text("epoch,loss,clean,pgd,seconds\n1,2.0,0.5,0.2,0.8\n")
-
-
-def _train(folder: Path, plan: Experiment, run: str, seed: int, classes: int) -> None:
-    folder.mkdir(parents=True)
-    settings = plan.runs[run]
-    epoch = np.arange(1, 21)
-    noise = np.random.default_rng([seed, len(run)]).normal(0, 0.006, size=20)
-    skill = SKILL.get(run, 0.8)
-    history = pd.DataFrame({"epoch": epoch, "learning_rate": 0.1, "loss": 2 / epoch})
-    if settings.guide:
-        history["label_accuracy"] = 1 - np.exp(-epoch / (6 * skill + seed)) * 0.7 - 0.1 * (1 - skill)
-    history["clean"] = skill * (1 - 0.8 * np.exp(-epoch / 3)) + noise
-    history["pgd"] = (0 if settings.method == "natural" else skill - 0.3) * (1 - np.exp(-epoch / 5)) + np.abs(noise)
-    history.loc[history.epoch % 2 == 1, ["clean", "pgd"]] = np.nan
-    history["seconds"] = 0.8
-    history.to_csv(folder / "history.csv", index=False)
-    write_config(
-        folder,
-        **plan.training(run).model_dump(mode="json"),
-        seed=seed,
-        dataset={"name": plan.dataset.name, "classes": [f"class {c}" for c in range(classes)]},
-        parameters={"target": 24_634, "guide": 24_634 if settings.guide else None},
-    )
-
-
-def _examples(file: Path, eps: float) -> None:
-    rng = np.random.default_rng(3)
-    clean = rng.uniform(size=(8, 1, 8, 8)).astype(np.float32)
-    adversarial = np.clip(clean + rng.choice([-eps, eps], size=clean.shape), 0, 1).astype(np.float32)
-    label = np.arange(8)
-    seen = {"label": label, "clean_prediction": label, "prediction": label + (label % 2)}
-    save_file({"clean": clean, "adversarial": adversarial, **seen}, file, {"classes": json.dumps(list("0123456789"))})
+from tests.fabricated import ATTACK, experiment, fabricate, read_json, verdicts, write_config
 
 
 def reported(results: Path, plan: Experiment, **options: Any) -> Path:
@@ -172,75 +40,6 @@ def results(tmp_path_factory: pytest.TempPathFactory, plan: Experiment) -> Path:
     return reported(tmp_path_factory.mktemp("results") / "small", plan)
 
 
-@pytest.fixture
-def run(tmp_path: Path) -> Path:
-    """A run of two seeds and five pictures whose every number is known by hand."""
-    folder = tmp_path / "results" / "small" / "at"
-    for seed in (0, 1):
-        write_config(folder / f"seed{seed}")
-    verdicts(folder, "clean", {0: "11110", 1: "11100"}, CLEAN)
-    verdicts(folder, "pgd-20", {0: "11010", 1: "11000"}, ATTACK)
-    verdicts(folder, "cw-20", {0: "01100", 1: "10100"}, ATTACK)
-    return folder
-
-
-def verdicts(folder: Path, name: str, by_seed: dict[int, str], attack: dict[str, Any]) -> None:
-    """Outcomes from strings of 1 and 0; the class of a picture is its index modulo 2."""
-    rows = [(seed, i, i % 2, int(v)) for seed, text in by_seed.items() for i, v in enumerate(text)]
-    write_outcome(folder, name, rows, attack=attack)
-
-
-# Metrics
-
-
-def test_metrics_by_hand(run: Path) -> None:
-    cell = run_metrics(run)["attacks"]["pgd-20"]
-    assert cell["accuracy"] == pytest.approx(0.5)
-    assert (cell["n"], cell["seeds"]) == (5, [0, 1])
-    assert cell["per_seed"] == {"0": 0.6, "1": 0.4}
-    assert cell["mean"] == pytest.approx(0.5)
-    assert cell["std"] == pytest.approx(np.std([0.6, 0.4], ddof=1))
-    assert cell["per_class"] == {"0": pytest.approx(2 / 6), "1": pytest.approx(3 / 4)}
-    assert cell["cost"]["seconds"] == pytest.approx(1.25 + 2.25)
-
-
-def test_the_interval_counts_pictures_not_seeds(run: Path) -> None:
-    cell = run_metrics(run)["attacks"]["pgd-20"]
-    assert (cell["low"], cell["high"]) == wilson(2.5, 5)
-
-
-def test_worst_case_is_per_picture_not_per_column(run: Path) -> None:
-    worst = run_metrics(run)["worst"]
-    assert worst["per_seed"] == {"0": 0.2, "1": 0.2}  # pgd-20 leaves 0.6 and 0.4, cw-20 0.4 and 0.4
-    assert sorted(worst["attacks"]) == ["clean", "cw-20", "pgd-20"]
-
-
-def test_worst_case_is_over_the_pictures_that_all_attacks_examined(run: Path) -> None:
-    verdicts(run, "autoattack", {0: "11", 1: "01"}, ATTACK)
-    worst = run_metrics(run)["worst"]
-    assert worst["n"] == 2
-    assert worst["per_seed"] == {"0": 0.5, "1": 0.0}
-
-
-@pytest.mark.parametrize("other", [{"weights": "last"}, {"eps": 0.3}, {"norm": "l2"}])
-def test_worst_case_is_of_one_checkpoint_and_one_ball(run: Path, other: dict[str, Any]) -> None:
-    before = run_metrics(run)["worst"]
-    verdicts(run, "pgd-other", {0: "00000", 1: "00000"}, {**ATTACK, **other})
-    after = run_metrics(run)
-    assert after["worst"] == before
-    assert after["attacks"]["pgd-other"]["accuracy"] == 0
-
-
-def test_one_seed_has_no_spread(run: Path) -> None:
-    verdicts(run, "pgd-20", {0: "11010"}, ATTACK)
-    cell = run_metrics(run, ["pgd-20"])["attacks"]["pgd-20"]
-    assert (cell["std"], cell["mean"], cell["n"]) == (None, pytest.approx(0.6), 5)
-
-
-def test_metrics_hold_the_attacks_asked_for_and_no_stale_one(run: Path) -> None:
-    assert list(run_metrics(run, ["pgd-20", "clean"])["attacks"]) == ["pgd-20", "clean"]
-
-
 def test_training_is_summarised_per_seed(results: Path) -> None:
     training = read_json(results / "dynat" / "metrics.json")["training"]
     assert list(training) == ["0", "1"]
@@ -249,73 +48,7 @@ def test_training_is_summarised_per_seed(results: Path) -> None:
     assert read_json(results / "at" / "metrics.json")["training"]["0"]["final_label_accuracy"] is None
 
 
-def test_metrics_are_the_same_bytes_twice(run: Path) -> None:
-    assert write_metrics(run).read_bytes() == write_metrics(run).read_bytes()
-
-
-def read_json(file: Path) -> dict[str, Any]:
-    content: dict[str, Any] = json.loads(file.read_text())
-    return content
-
-
 # What is refused
-
-
-def _remove(name: str) -> Any:
-    return lambda run: (run / name).unlink()
-
-
-def _same_row_twice(run: Path) -> None:
-    write_outcome(run, "pgd-20", [(0, 7, 0, 1), (0, 7, 0, 0)], attack=ATTACK)
-
-
-def _half_a_verdict(run: Path) -> None:
-    write_outcome(run, "pgd-20", [(0, 0, 0, 2)], attack=ATTACK)
-
-
-def _no_picture(run: Path) -> None:
-    write_outcome(run, "pgd-20", [], attack=ATTACK)
-
-
-def _foreign_seeds(run: Path) -> None:
-    file = run / "outcomes" / "pgd-20.json"
-    file.write_text(json.dumps({**json.loads(file.read_text()), "seeds": [0, 4]}))
-
-
-def _no_json(run: Path) -> None:
-    (run / "outcomes" / "pgd-20.json").write_text("{")
-
-
-def _other_settings(run: Path) -> None:
-    write_config(run / "seed1", run={"method": "at", "beta": 6.0})
-
-
-@pytest.mark.parametrize(
-    ("damage", "message"),
-    [
-        (_remove("outcomes/pgd-20.csv"), r"pgd-20\.csv: no such file; make it with: snakemake --cores all \S+csv"),
-        (_remove("outcomes/pgd-20.json"), r"pgd-20\.json: no such file; make it with: snakemake"),
-        (_remove("seed1/config.json"), r"seed1/config\.json: no such file; make it with: snakemake"),
-        (_remove("seed1/history.csv"), r"seed1/history\.csv: no such file; make it with: snakemake"),
-        (_same_row_twice, r"pgd-20\.csv: seed 0 has two verdicts on picture 7"),
-        (_half_a_verdict, r"pgd-20\.csv: column 'correct' holds something other than 0 and 1"),
-        (_no_picture, r"pgd-20\.csv: not one picture was examined"),
-        (_foreign_seeds, r"pgd-20\.csv: its seeds are not those of pgd-20\.json"),
-        (_no_json, r"pgd-20\.json: not valid JSON"),
-        (_other_settings, r"seed1/config\.json: run\.beta is not that of seed 0, so they are not one run"),
-    ],
-)
-def test_damage_is_named_with_the_way_out(run: Path, damage: Any, message: str) -> None:
-    damage(run)
-    with pytest.raises(ValueError, match=message):
-        run_metrics(run, ["clean", "pgd-20", "cw-20"])
-
-
-def test_a_run_without_outcomes_says_how_to_make_one(tmp_path: Path) -> None:
-    with pytest.raises(
-        ValueError, match=r"no outcome of any attack; make one with: snakemake --cores all .*clean\.csv"
-    ):
-        run_metrics(tmp_path / "at")
 
 
 def test_a_report_names_the_metrics_that_are_missing(tmp_path: Path, results: Path, plan: Experiment) -> None:

@@ -96,24 +96,31 @@ def _batch(model: nn.Module, pixels: Tensor, labels: Tensor, attack: Attack, see
             run = names.locate(names.ATTACKS[attack.kind])
             claimed[right] = run(model, pixels[right], labels[right], attack, seed)
         verdict = verify(model, pixels, claimed, labels, clean, attack)
+    columns = {"label": labels, "clean": clean, **verdict}
+    pick = _worth_showing(right, verdict["correct"])
     shown = {
-        "clean": pixels[:SHOWN],
-        "adversarial": verdict.pop("pictures")[:SHOWN],
-        "label": labels[:SHOWN],
-        "clean_prediction": clean[:SHOWN],
-        "prediction": verdict["prediction"][:SHOWN],
+        "clean": pixels[pick],
+        "adversarial": columns.pop("pictures")[pick],
+        "label": labels[pick],
+        "clean_prediction": clean[pick],
+        "prediction": verdict["prediction"][pick],
     }
-    refuted = int(verdict.pop("refuted").sum())
+    refuted = int(columns.pop("refuted").sum())
     return {
-        "columns": {
-            name: value.cpu() for name, value in {"label": labels, "clean": clean, **verdict}.items()
-        },
+        "columns": {name: value.cpu() for name, value in columns.items()},
         "examples": {name: value.detach().cpu().contiguous() for name, value in shown.items()},
         "seconds": time.perf_counter() - began,
         "refuted_claims": refuted,
         "flags": sorted(flags),
         **passes,
     }
+
+
+def _worth_showing(right: Tensor, correct: Tensor) -> Tensor:
+    """Up to half of the gallery for pictures that were broken, the rest for pictures that stood, in order."""
+    broken, stood = (right & ~correct).nonzero()[:, 0], correct.nonzero()[:, 0]
+    kept = broken[: max(SHOWN // 2, SHOWN - len(stood))]
+    return torch.cat([kept, stood[: SHOWN - len(kept)]]).sort().values
 
 
 @torch.no_grad()

@@ -120,9 +120,7 @@ def attack(
         wanted = ExamSpec.model_validate_json(spec)
     else:
         experiment = _experiment(params, set_)
-        wanted = experiment.exam(
-            _named(run, experiment.runs, "run"), _named(attack, experiment.attacks, "attack")
-        )
+        wanted = experiment.exam(_named(run, experiment.runs, "run"), _named(attack, experiment.attacks, "attack"))
         threads = threads or experiment.threads
     from dynat.jobs.terminal import use_threads
 
@@ -135,17 +133,18 @@ def attack(
 @app.command()
 def metrics(
     folder: Annotated[Path, typer.Argument(help="A run's folder: results/<preset>/<run>")],
+    attack: Annotated[
+        list[str] | None, typer.Option(help="Count these attacks only; every outcome file where not given.")
+    ] = None,
 ) -> None:
     """Turn a run's outcome files into its metrics.json."""
     from dynat.report import write_metrics
 
-    print(write_metrics(folder))
+    print(write_metrics(folder, attack))
 
 
 @app.command()
-def report(
-    params: Params = PARAMS, set_: Set = None, spec: Spec = None, results: Results = Path("results")
-) -> None:
+def report(params: Params = PARAMS, set_: Set = None, spec: Spec = None, results: Results = Path("results")) -> None:
     """Write tables, figures and report.html from the metrics."""
     from dynat.report import write_report
 

@@ -27,9 +27,7 @@ from dynat.places import Places
 COLUMNS = ("label", "clean", "prediction", "correct", "margin", "distance")
 
 
-def run_exam(
-    spec: ExamSpec, *, places: Places, device: str = "auto", say: Callable[[str], None] = print
-) -> Path:
+def run_exam(spec: ExamSpec, *, places: Places, device: str = "auto", say: Callable[[str], None] = print) -> Path:
     """Attack a run's networks as `spec` says and write what became of every picture."""
     chosen = choose_device(device)
     pictures = data.load(places.pictures(spec.data))
@@ -56,13 +54,9 @@ def run_exam(
     file = places.outcomes(spec.preset, spec.name, spec.attack_name)
     atomic_write(
         file.with_suffix(".examples.safetensors"),
-        lambda path: save_file(
-            seeds[spec.seeds[0]].examples, path, {"classes": json.dumps(list(pictures.classes))}
-        ),
+        lambda path: save_file(seeds[spec.seeds[0]].examples, path, {"classes": json.dumps(list(pictures.classes))}),
     )
-    atomic_text(
-        file.with_suffix(".json"), json.dumps(_account(spec, seeds, digests, chosen), indent=2) + "\n"
-    )
+    atomic_text(file.with_suffix(".json"), json.dumps(_account(spec, seeds, digests, chosen), indent=2) + "\n")
     atomic_text(file, _rows(seeds))
     return file
 

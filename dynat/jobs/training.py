@@ -112,14 +112,13 @@ def _config(
 def machine(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    return f"{platform.machine()} CPU, {os.cpu_count()} cores, {torch.get_num_threads()} threads used"
+    threads = torch.get_num_threads()
+    return f"{platform.machine()} CPU with {os.cpu_count()} cores, {threads} {'thread' if threads == 1 else 'threads'} used"
 
 
 def _size(weights: dict[str, torch.Tensor]) -> int:
     """Trained numbers; BatchNorm's running statistics are not trained."""
-    return sum(
-        w.numel() for name, w in weights.items() if "running_" not in name and "num_batches" not in name
-    )
+    return sum(w.numel() for name, w in weights.items() if "running_" not in name and "num_batches" not in name)
 
 
 def _csv(rows: list[dict[str, float]]) -> str:

@@ -27,6 +27,9 @@ NAMES = ("epochs", "tradeoff", "labels", "gallery", "classes")
 MANY_CLASSES = 20
 """Beyond these, classes are drawn as a distribution rather than one by one."""
 
+FEW = 3
+"""So many guided runs are told apart at full strength; of more, only two are."""
+
 
 @dataclass(frozen=True)
 class Drawn:
@@ -103,16 +106,17 @@ def labels(experiment: Experiment, histories: Mapping[str, pd.DataFrame]) -> Dra
     colour = drawing.colours(experiment.runs)
     figure, (panel,) = drawing.canvas(3.6, title, "Training pictures, over the steps of each epoch")
     figure.subplots_adjust(right=1 - drawing.room([*measured, "static labels"]))
+    ends = [(1.0, "static labels", FAINT, 0.9)]
     for run, history in measured.items():
-        dynamic = experiment.runs[run].labels == "dynamic"
-        _curve(panel, history, "label_accuracy", colour[run], 1.0, dashed=not dynamic)
+        opacity = 1.0 if len(measured) <= FEW or run in _strong(experiment) else 0.4
+        dashed = experiment.runs[run].labels != "dynamic"
+        _curve(panel, history, "label_accuracy", colour[run], opacity, dashed=dashed)
+        ends.append((_end(history, "label_accuracy"), run, colour[run], opacity))
     panel.axhline(1, color=FAINT, lw=1, ls=(0, (2, 2)))
     panel.set(xlabel="Epoch", ylabel="Labels that are true", xlim=(1, _last(measured)))
     panel.xaxis.set_major_locator(MaxNLocator(integer=True))
     panel.set_ylim(top=1 + 0.05 * (1 - panel.get_ylim()[0]))
     drawing.percent_axis(panel.yaxis)
-    ends = [(_end(history, "label_accuracy"), run, colour[run], 1.0) for run, history in measured.items()]
-    ends.append((1.0, "static labels", FAINT, 0.9))
     drawing.end_labels(panel, ends)
     coupled = [run for run in measured if experiment.runs[run].labels != "dynamic"]
     dashes = f" Dashed: {words.listing(coupled)}, whose guide hands over logits, not labels." if coupled else ""

@@ -102,8 +102,8 @@ def beside(experiment: Experiment, metrics: Mapping[str, Mapping[str, Any]], tab
 
 
 def marked(text: str) -> Markup:
-    """A sentence as HTML: what stands between backticks is the name of a run."""
-    return Markup(re.sub(r"`([^`]*)`", r"<code>\1</code>", str(escape(text))))
+    """A sentence as HTML: what stands between backticks is the name of a run; no line ends before a '%'."""
+    return Markup(re.sub(r"`([^`]*)`", r"<code>\1</code>", str(escape(text)).replace(" %", "&nbsp;%")))
 
 
 def _runs(names: Sequence[str]) -> str:

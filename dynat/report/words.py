@@ -35,6 +35,8 @@ def method_title(run: Run) -> str:
     if run.labels == "dynamic":
         title = "DYNAT" if run.method == "at" else f"DYNAT + {title}"
     inner = {"own": "", "ce": ", inner CE", "ce-true": ", inner CE on true labels", "kl": ", inner KL"}
+    if run.awp is not None:
+        title += " + AWP"
     return title + (inner[run.inner.objective] if run.method != "natural" else "")
 
 

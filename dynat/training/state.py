@@ -5,6 +5,7 @@ It lives outside the DAG's outputs, because Snakemake removes the outputs of a j
 
 from __future__ import annotations
 
+import io
 import shutil
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,10 @@ class TrainingState:
         self.file = folder / "state.pt"
 
     def save(self, content: dict[str, Any]) -> None:
-        atomic_write(self.file, lambda path: torch.save(content, path))
+        # Through memory: a full disk is then an OSError that says so, where torch's own writer reports a bug.
+        buffer = io.BytesIO()
+        torch.save(content, buffer)
+        atomic_write(self.file, lambda path: path.write_bytes(buffer.getbuffer()))
 
     def load(self, device: torch.device) -> dict[str, Any] | None:
         """What was saved, or None; a file that cannot be read is an error that says what to do."""

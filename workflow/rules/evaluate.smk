@@ -40,11 +40,13 @@ rule metrics:
         src=relative(provenance.metrics_sources()),
     output:
         f"{RESULTS}/{{run}}/metrics.json",
+    params:
+        attacks=" ".join(f"--attack {name}" for name in EXPERIMENT.attacks),
     log:
         f"logs/metrics/{PRESET}/{{run}}.log",
     localrule: True
     shell:
-        f"dynat metrics {RESULTS}/{{wildcards.run}} > {{log}} 2>&1"
+        f"dynat metrics {RESULTS}/{{wildcards.run}} {{params.attacks}} > {{log}} 2>&1"
 
 
 rule evaluate:

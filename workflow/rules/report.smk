@@ -2,7 +2,12 @@
 rule report:
     input:
         rules.evaluate.input,
-        expand(f"{RESULTS}/{{run}}/outcomes/{{attack}}.csv", run=EXPERIMENT.runs, attack=EXPERIMENT.attacks),
+        expand(
+            f"{RESULTS}/{{run}}/outcomes/{{attack}}.{{ending}}",
+            run=EXPERIMENT.runs,
+            attack=EXPERIMENT.attacks,
+            ending=["csv", "json", "examples.safetensors"],
+        ),
         src=relative(provenance.report_sources()),
     output:
         page=f"{RESULTS}/report.html",

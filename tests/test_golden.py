@@ -1,0 +1,77 @@
+"""The first losses of every run of digits-full, bit for bit: a refactoring that changes one number is seen.
+
+A change that is meant to change them renews the file, and the diff shows what moved:
+
+    DYNAT_RENEW_GOLDEN=1 pytest tests/test_golden.py
+
+Bits hold for one version of torch and one instruction set; elsewhere the same traces are compared within 2 %.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from dynat import data
+from dynat.config import Dataset, load
+from dynat.training.trainer import Trainer
+
+GOLDEN = Path(__file__).parent / "golden" / "losses.json"
+STEPS = 20
+EXPERIMENT = load({"preset": "digits-full"})
+
+
+def environment() -> str:
+    return f"torch {torch.__version__.partition('+')[0]}, {torch.backends.cpu.get_cpu_capability()}"
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> data.Dataset:
+    config = Dataset.model_validate({"name": "digits", "source": "digits", "validation": 0.1})
+    return data.load(data.prepare(config, tmp_path_factory.mktemp("data")))
+
+
+def trace(name: str, digits: data.Dataset) -> list[float]:
+    """Losses of 20 steps, late enough in the schedule for every burn-in and warm-up to be over."""
+    run = EXPERIMENT.runs[name]
+    trainer = Trainer(run, EXPERIMENT.threat, digits, seed=0, device=torch.device("cpu"))
+    trainer.finished = round(0.8 * run.epochs)
+    trainer.noise.manual_seed(7)
+    trainer.pair.train()
+    losses = []
+    for images, labels in list(digits.train.batches(run.batch))[:STEPS]:
+        losses.append(trainer._step(data.to_pixels(images), labels)["loss"].item())
+    return losses
+
+
+@pytest.mark.parametrize("name", EXPERIMENT.runs)
+def test_losses_are_what_they_were(name: str, digits: data.Dataset) -> None:
+    kept = json.loads(GOLDEN.read_text()) if GOLDEN.exists() else {"environment": environment(), "losses": {}}
+    losses = trace(name, digits)
+    if os.environ.get("DYNAT_RENEW_GOLDEN"):
+        kept["environment"] = environment()
+        kept["losses"][name] = [loss.hex() for loss in losses]
+        kept["losses"] = {run: kept["losses"][run] for run in EXPERIMENT.runs if run in kept["losses"]}
+        GOLDEN.write_text(json.dumps(kept, indent=1) + "\n")
+        return
+    assert name in kept["losses"], "a new run: DYNAT_RENEW_GOLDEN=1 pytest tests/test_golden.py"
+    expected = [float.fromhex(loss) for loss in kept["losses"][name]]
+    if kept["environment"] == environment():
+        assert losses == expected
+    else:
+        assert losses == pytest.approx(expected, rel=0.02)
+
+
+def test_no_two_runs_are_the_same_training() -> None:
+    """An ablation whose switch does nothing would be a row that lies. (At the end, after a curriculum, SAT is AT.)"""
+    kept = json.loads(GOLDEN.read_text())["losses"]
+    groups: dict[tuple[str, ...], list[str]] = {}
+    for name, losses in kept.items():
+        groups.setdefault(tuple(losses), []).append(name)
+    twins = [group for group in groups.values() if len(group) > 1]
+    # A clean forward in train mode moves running statistics, which the first steps of the search do read.
+    assert twins == [["at", "sat"]]

@@ -1,0 +1,520 @@
+"""The training loop: what is drawn, when it stops, how it goes on, which weights it keeps."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from dynat.config import Run
+from dynat.training import Diverged, Trained, TrainingState, train, trainer
+from dynat.training.precision import Precise, Searched, precise
+from dynat.training.schedule import learning_rate
+from dynat.training.trainer import Row, Trainer, Weights, build_pair, epoch_batches, weights_of
+from tests import tiny
+
+CPU = torch.device("cpu")
+
+
+class Killed(BaseException):
+    """Like SIGKILL: nobody catches it."""
+
+
+def trained(run: Run, folder: Path, seed: int = 0, **hooks: Any) -> Trained:
+    return train(
+        run,
+        tiny.THREAT,
+        tiny.without_test_pictures(),
+        seed=seed,
+        device=CPU,
+        state=TrainingState(folder),
+        **hooks,
+    )
+
+
+def untracked(steps: Iterator[Any], _total: int, _title: str) -> Iterator[Any]:
+    return steps
+
+
+def same(one: Weights | None, two: Weights | None) -> bool:
+    if one is None or two is None:
+        return one is two
+    return one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
+
+
+def timeless(history: list[Row]) -> list[Row]:
+    return [{name: value for name, value in row.items() if name != "seconds"} for row in history]
+
+
+def assert_same_training(one: Trained, two: Trained) -> None:
+    assert timeless(one.history) == timeless(two.history)
+    assert one.best_epoch == two.best_epoch
+    assert same(one.target, two.target) and same(one.target_last, two.target_last) and same(one.guide, two.guide)
+
+
+RUNS: dict[str, Run] = {
+    "dynat-ema": tiny.dynat(ema=0.9),
+    "dynat-sparse-validation": tiny.dynat(epochs=4, validation={"steps": 2, "every": 2}),
+    "trades-one-cycle": tiny.run(method="trades", consistency=6.0, schedule={"shape": "one-cycle"}),
+    "natural": tiny.run(method="natural", validation={"select": "clean", "steps": 2}),
+    "dynat-bfloat16": tiny.dynat(epochs=2, precision="bfloat16"),
+}
+
+
+# --- going on -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_a_training_killed_in_every_epoch_ends_with_the_same_bits(name: str, tmp_path: Path) -> None:
+    """Killed after each epoch and, the next time, in the middle of the one that follows."""
+    run = RUNS[name]
+    whole = trained(run, tmp_path / "whole")
+
+    def kill_between(_row: Row) -> None:
+        raise Killed
+
+    def kill_within(steps: Iterator[Any], _total: int, _title: str) -> Iterator[Any]:
+        yield next(steps)
+        raise Killed
+
+    for _ in range(run.epochs):
+        with pytest.raises(Killed):
+            trained(run, tmp_path / "torn", track=kill_within)
+        with pytest.raises(Killed):
+            trained(run, tmp_path / "torn", report=kill_between)
+    assert_same_training(whole, trained(run, tmp_path / "torn", track=kill_within))
+
+
+def test_going_on_reports_only_the_epochs_that_were_missing(tmp_path: Path) -> None:
+    rows: list[Row] = []
+
+    def kill_in_second(row: Row) -> None:
+        if row["epoch"] == 2:
+            raise Killed
+
+    with pytest.raises(Killed):
+        trained(tiny.dynat(), tmp_path, report=kill_in_second)
+    trained(tiny.dynat(), tmp_path, report=rows.append)
+    assert [row["epoch"] for row in rows] == [3]
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 half a zip", b"not a state"])
+def test_a_damaged_state_says_what_to_delete(content: bytes, tmp_path: Path) -> None:
+    folder = tmp_path / "0123abcd"
+    folder.mkdir()
+    (folder / "state.pt").write_bytes(content)
+    with pytest.raises(ValueError, match=rf"state.pt is damaged .*delete {folder} to start this training anew"):
+        trained(tiny.run(), folder)
+
+
+FULL_DISK = """
+import resource, signal, sys, torch
+from pathlib import Path
+from dynat.training import TrainingState
+state = TrainingState(Path(sys.argv[1]))
+state.save({"weights": torch.ones(10)})
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+try:
+    state.save({"weights": torch.zeros(10**6)})
+except OSError as error:
+    assert "File too large" in str(error)
+else:
+    raise AssertionError("written in spite of the limit")
+assert state.load(torch.device("cpu"))["weights"].sum() == 10
+"""
+
+
+def test_a_state_that_cannot_be_written_leaves_the_one_before(tmp_path: Path) -> None:
+    """As on a full disk: an OSError (which the command line turns into a sentence), and no half file."""
+    subprocess.run([sys.executable, "-c", FULL_DISK, str(tmp_path)], check=True)
+    assert [file.name for file in tmp_path.iterdir()] == ["state.pt"]
+
+
+# --- what is drawn --------------------------------------------------------------------------------------------
+
+
+def watched(run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch, seed: int = 0) -> list[tuple[Tensor, Tensor]]:
+    """The batches that the steps of a training are given."""
+    seen: list[tuple[Tensor, Tensor]] = []
+    step = trainer.joint_step
+
+    def watching(pair: Any, method: Any, run: Run, pictures: Tensor, truth: Tensor, **rest: Any) -> Any:
+        seen.append((pictures.clone(), truth.clone()))
+        return step(pair, method, run, pictures, truth, **rest)
+
+    monkeypatch.setattr(trainer, "joint_step", watching)
+    trained(run, folder, seed)
+    monkeypatch.setattr(trainer, "joint_step", step)
+    return seen
+
+
+def test_all_runs_of_a_seed_see_the_same_pictures_and_start_alike(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at, dynat = tiny.run(), tiny.dynat()
+    one, two = (watched(run, tmp_path / name, monkeypatch) for name, run in (("at", at), ("dynat", dynat)))
+    assert len(one) == len(two) == 3 * 3
+    for (pictures, truth), (pictures_too, truth_too) in zip(one, two, strict=True):
+        assert torch.equal(pictures, pictures_too) and torch.equal(truth, truth_too)
+    assert not torch.equal(one[0][0], one[3][0]), "every epoch draws anew"
+
+    starts = [build_pair(run, classes=5, channels=1, seed=0, device=CPU).target for run in (at, dynat)]
+    assert same(weights_of(starts[0]), weights_of(starts[1]))
+
+
+def test_another_seed_is_another_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    zero, one = (watched(tiny.run(epochs=1), tmp_path / str(seed), monkeypatch, seed) for seed in (0, 1))
+    assert not torch.equal(zero[0][0], one[0][0])
+    first, second = (build_pair(tiny.dynat(), classes=5, channels=1, seed=seed, device=CPU) for seed in (0, 1))
+    assert first.guide is not None
+    weights, others = weights_of(first.target), weights_of(second.target)
+    guides = weights_of(first.guide)
+    for name in weights:
+        if name.endswith("weight") and weights[name].ndim > 1:
+            assert not torch.equal(weights[name], others[name])
+            assert not torch.equal(weights[name], guides[name]), "the guide is not the target's twin"
+
+
+def test_training_leaves_the_global_random_state_alone(tmp_path: Path) -> None:
+    torch.manual_seed(99)
+    before = torch.get_rng_state()
+    trained(tiny.dynat(epochs=1), tmp_path)
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_the_search_starts_elsewhere_in_every_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A generator seeded per step instead of per epoch would perturb every batch alike."""
+    from dynat import inner
+
+    starts: list[Tensor] = []
+    original = inner._start
+
+    def watching(pictures: Tensor, ball: inner.Ball, start: str, generator: torch.Generator) -> Tensor:
+        found = original(pictures, ball, start, generator)
+        starts.append(found - pictures)
+        return found
+
+    monkeypatch.setattr(inner, "_start", watching)
+    trained(tiny.run(epochs=2, validation={"every": 2, "steps": 1}), tmp_path)
+    drawn = [offset for offset in starts if len(offset) == 16]
+    assert len(drawn) == 6
+    for number, offset in enumerate(drawn):
+        assert not any(torch.equal(offset, other) for other in drawn[:number])
+
+
+def test_only_full_batches_and_no_picture_twice() -> None:
+    pictures = tiny.pictures(per_class=2, seed=0)
+    batches = list(epoch_batches(pictures, 4, torch.Generator().manual_seed(0)))
+    assert [len(batch) for batch in batches] == [4, 4]
+    assert len(torch.cat(batches).unique()) == 8
+    left_out = set()
+    for seed in range(30):
+        drawn = torch.cat(list(epoch_batches(pictures, 4, torch.Generator().manual_seed(seed))))
+        left_out |= set(range(10)) - set(drawn.tolist())
+    assert left_out == set(range(10)), "not always the same pictures are left out"
+
+
+def test_fewer_pictures_than_a_batch_are_one_batch() -> None:
+    pictures = tiny.pictures(per_class=2, seed=0)
+    (batch,) = epoch_batches(pictures, 128, torch.Generator().manual_seed(0))
+    assert sorted(batch.tolist()) == list(range(10))
+
+
+# --- the step -------------------------------------------------------------------------------------------------
+
+
+def a_trainer(run: Run, seed: int = 0) -> Trainer:
+    return Trainer(run, tiny.THREAT, tiny.without_test_pictures(), seed=seed, device=CPU)
+
+
+def after_each_step(subject: Trainer, look: Callable[[], None]) -> None:
+    subject.optimiser.register_step_post_hook(lambda *_: look())
+
+
+def test_one_optimiser_step_moves_both_networks_by_their_gradients() -> None:
+    subject = a_trainer(tiny.dynat(schedule={"lr": 0.5, "factors": {0: 1.0}}))
+    guide = subject.pair.guide
+    assert guide is not None
+    before = {"target": weights_of(subject.pair.target), "guide": weights_of(guide)}
+    moved: list[bool] = []
+
+    def look() -> None:
+        if not moved:  # first step: no momentum yet, so w - lr (g + decay w) is the whole rule
+            for name, network in (("target", subject.pair.target), ("guide", guide)):
+                for key, parameter in network.named_parameters():
+                    old = before[name][key.removeprefix("net.")]
+                    assert parameter.grad is not None and parameter.grad.abs().max() > 0
+                    expected = old - 0.5 * (parameter.grad + 2e-4 * old)
+                    torch.testing.assert_close(parameter.detach(), expected, rtol=1e-5, atol=1e-6)
+        moved.append(True)
+
+    after_each_step(subject, look)
+    subject.epoch(untracked)
+    assert len(moved) == 3, "55 pictures in batches of 16"
+
+
+def test_every_parameter_is_in_the_optimiser_once() -> None:
+    subject = a_trainer(tiny.dynat(ema=0.5))
+    held = [id(parameter) for group in subject.optimiser.param_groups for parameter in group["params"]]
+    assert subject.pair.guide is not None and subject.average is not None
+    wanted = [*subject.pair.target.parameters(), *subject.pair.guide.parameters()]
+    assert sorted(held) == sorted(map(id, wanted))
+
+
+def test_natural_training_has_no_guide_and_asks_no_search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from dynat.methods import base
+
+    def never(*_: object, **__: object) -> None:
+        raise AssertionError("natural training searched for adversarial pictures")
+
+    monkeypatch.setattr(base, "maximise", never)
+    result = trained(RUNS["natural"], tmp_path)
+    assert result.guide is None
+    assert not [name for name in result.history[0] if "guide" in name or "label" in name]
+
+
+@pytest.mark.parametrize(
+    "run",
+    [tiny.dynat(epochs=4), tiny.run(epochs=4, schedule={"shape": "one-cycle", "lr": 0.3})],
+    ids=["steps", "cycle"],
+)
+def test_the_rate_is_the_schedules_in_every_step_and_in_the_history(run: Run) -> None:
+    subject, rates = a_trainer(run), []
+    after_each_step(subject, lambda: rates.extend({group["lr"] for group in subject.optimiser.param_groups}))
+    history = [subject.epoch(untracked) for _ in range(4)]
+    assert rates == [
+        learning_rate(run.schedule, epochs=4, progress=epoch + n / 3) for epoch in range(4) for n in range(3)
+    ]
+    assert [row["learning_rate"] for row in history] == rates[::3]
+    assert len(set(rates)) > 2
+
+
+def test_going_on_takes_up_the_momentum() -> None:
+    """Without it the first step after a restart would be a step from rest."""
+    subject = a_trainer(tiny.dynat())
+    subject.epoch(untracked)
+    successor = a_trainer(tiny.dynat())
+    successor.restore(subject.snapshot())
+    for group in successor.optimiser.param_groups:
+        for parameter in group["params"]:
+            assert successor.optimiser.state[parameter]["momentum_buffer"].abs().max() > 0
+
+
+@pytest.mark.parametrize("awp", [None, {"gamma": 0.05, "warm_up": 0.0}], ids=["plain", "awp"])
+def test_the_average_is_its_formula_over_the_weights_between_steps(awp: dict[str, float] | None) -> None:
+    """With AWP too, where the optimiser steps at perturbed weights: those are never what a run keeps."""
+    subject = a_trainer(tiny.dynat(ema=0.8, awp=awp))
+    assert subject.average is not None
+    expected = weights_of(subject.pair.target)
+    step = subject._step
+
+    def stepping(*arguments: Tensor) -> dict[str, Tensor]:
+        seen = step(*arguments)
+        now = weights_of(subject.pair.target)
+        trainable = dict(subject.pair.target.named_parameters())
+        for name, value in now.items():
+            mixed = 0.8 * expected[name] + 0.2 * value if f"net.{name}" in trainable else value
+            expected[name] = mixed
+        return seen
+
+    subject._step = stepping  # type: ignore[method-assign]
+    for _ in range(2):
+        subject.epoch(untracked)
+    for name, value in weights_of(subject.average).items():
+        torch.testing.assert_close(value, expected[name], rtol=1e-5, atol=1e-6, msg=name)
+    assert not same(weights_of(subject.average), weights_of(subject.pair.target))
+    assert same(weights_of(subject.average), weights_of(subject.examined)), "the average is what is validated and kept"
+
+
+# --- what stops it --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_loss_that_is_no_number_stops_before_the_update(
+    bad: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the middle of the third epoch: the state is that of the second, and from there it goes on."""
+    whole = trained(tiny.dynat(), tmp_path / "whole")
+    build, calls = trainer.methods.build, []
+
+    def poisoned(*arguments: Any) -> Any:
+        method = build(*arguments)
+        loss = method.loss
+
+        def failing(lesson: Any) -> Any:
+            calls.append(1)
+            return {name: part * (bad if len(calls) == 8 else 1.0) for name, part in loss(lesson).items()}
+
+        method.loss = failing
+        return method
+
+    folder = tmp_path / "poisoned"
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer.methods, "build", poisoned)
+        with pytest.raises(Diverged, match=r"not finite in epoch 3.*Lower schedule.lr, or try precision: float32"):
+            trained(tiny.dynat(), folder)
+    assert len(calls) == 8
+    saved = TrainingState(folder).load(CPU)
+    assert saved is not None and saved["finished"] == 2
+    assert timeless(saved["history"]) == timeless(whole.history)[:2]
+    assert all(value.isfinite().all() for value in saved["target"].values())
+    assert_same_training(whole, trained(tiny.dynat(), folder))
+
+
+# --- what is kept ---------------------------------------------------------------------------------------------
+
+SCORES: dict[str, tuple[str, list[tuple[float, float]], int]] = {
+    # select, (clean, pgd) per epoch, best epoch
+    "highest pgd": ("pgd", [(0.9, 0.1), (0.5, 0.4), (0.8, 0.3)], 2),
+    "clean breaks a tie": ("pgd", [(0.5, 0.4), (0.9, 0.4), (0.7, 0.4)], 2),
+    "the first of equals": ("pgd", [(0.5, 0.4), (0.5, 0.4), (0.5, 0.4)], 1),
+    "the last may be best": ("pgd", [(0.5, 0.1), (0.5, 0.2), (0.5, 0.3)], 3),
+    "by clean": ("clean", [(0.5, 0.4), (0.7, 0.1), (0.6, 0.4)], 2),
+}
+
+
+@pytest.mark.parametrize("case", SCORES)
+def test_which_weights_are_best(case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    select, scores, wanted = SCORES[case]
+    at_epoch: list[tuple[Weights, Weights]] = []
+
+    def scripted(target: nn.Module, guide: nn.Module, *_: object, **__: object) -> dict[str, float]:
+        at_epoch.append((weights_of(target), weights_of(guide)))
+        clean, pgd = scores[len(at_epoch) - 1]
+        return {"clean": clean, "pgd": pgd}
+
+    monkeypatch.setattr(trainer, "validate", scripted)
+    result = trained(tiny.dynat(validation={"select": select}), tmp_path)
+    assert result.best_epoch == wanted
+    assert same(result.target, at_epoch[wanted - 1][0]) and same(result.guide, at_epoch[wanted - 1][1])
+    assert same(result.target_last, at_epoch[2][0])
+
+
+def test_validation_is_accuracy_on_the_held_out_pictures(tmp_path: Path) -> None:
+    """Clean accuracy stated anew, from the kept weights; PGD accuracy not above it."""
+    from dynat import models
+    from dynat.data import to_pixels
+
+    result = trained(tiny.dynat(epochs=6), tmp_path)
+    held_out = tiny.dataset().validation
+    for weights, column in ((result.target_last, "clean"), (result.guide, "guide_clean")):
+        network = models.build("small", classes=5, channels=1)
+        assert weights is not None
+        network.load_state_dict(weights)
+        network.eval()
+        accuracy = (network(to_pixels(held_out.images)).argmax(1) == held_out.labels).float().mean().item()
+        row = result.history[-1 if column == "clean" else result.best_epoch - 1]
+        assert row[column] == pytest.approx(accuracy)
+    assert all(row["pgd"] <= row["clean"] for row in result.history)
+    assert result.history[-1]["clean"] > 0.4, "it learns"
+
+
+def test_validation_every_so_many_epochs_and_in_the_last(tmp_path: Path) -> None:
+    result = trained(tiny.run(epochs=5, validation={"every": 2, "steps": 1}), tmp_path)
+    assert [row["epoch"] for row in result.history if "pgd" in row] == [2, 4, 5]
+    assert result.best_epoch in (2, 4, 5)
+
+
+def test_validation_does_not_disturb_the_training(tmp_path: Path) -> None:
+    """Neither its random numbers nor its mode leak into the weights."""
+    often = trained(tiny.dynat(validation={"every": 1, "steps": 3}), tmp_path / "often")
+    rarely = trained(tiny.dynat(validation={"every": 3, "steps": 1}), tmp_path / "rarely")
+    assert same(often.target_last, rarely.target_last)
+
+
+GUIDED = ["loss_ce", "loss_guide", "label_accuracy"]
+
+
+@pytest.mark.parametrize(
+    ("run", "columns"),
+    [
+        (tiny.dynat(epochs=1), [*GUIDED, "clean", "pgd", "guide_clean"]),
+        (tiny.run(epochs=1), ["loss_ce", "clean", "pgd"]),
+        (tiny.run(epochs=1, method="trades", consistency=6.0), ["loss_ce", "loss_consistency", "clean", "pgd"]),
+    ],
+    ids=["dynat", "at", "trades"],
+)
+def test_the_columns_of_the_history(run: Run, columns: list[str], tmp_path: Path) -> None:
+    (row,) = trained(run, tmp_path).history
+    assert set(row) == {"epoch", "learning_rate", "loss", "seconds", *columns}
+    parts = sum(value for name, value in row.items() if name.startswith("loss_") and name != "loss_guide")
+    total = row.get("loss_guide", 0.0) + (run.beta or 1.0) * parts
+    assert row["loss"] == pytest.approx(total, rel=1e-5), "the mean over steps of what was minimised"
+    assert 0 <= row.get("label_accuracy", 0.5) <= 1
+
+
+# --- bfloat16 -------------------------------------------------------------------------------------------------
+
+
+def test_in_bfloat16_gradients_reach_every_parameter_of_both_networks() -> None:
+    """The search runs without gradients first; weights cast meanwhile must not be what training differentiates."""
+    subject = a_trainer(tiny.dynat(precision="bfloat16"))
+    steps: list[bool] = []
+
+    def look() -> None:
+        for parameter in subject.pair.parameters():
+            assert parameter.dtype == torch.float32
+            assert parameter.grad is not None and parameter.grad.abs().max() > 0
+        steps.append(True)
+
+    after_each_step(subject, look)
+    row = subject.epoch(untracked)
+    assert len(steps) == 3 and row["loss"] == row["loss"]
+
+
+def test_bfloat16_stays_near_float32(tmp_path: Path) -> None:
+    low, full = (trained(tiny.dynat(epochs=2, precision=p), tmp_path / p) for p in ("bfloat16", "float32"))
+    for one, two in zip(low.history, full.history, strict=True):
+        assert one["loss"] == pytest.approx(two["loss"], rel=0.1)
+    assert timeless(low.history) != timeless(full.history), "it was bfloat16"
+    assert {value.dtype for name, value in low.target.items() if "num_batches" not in name} == {torch.float32}
+
+
+def low_precision() -> Precise:
+    from dynat import models
+
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        return precise(models.build("small", classes=5, channels=1), "bfloat16", CPU)
+
+
+def test_the_searched_view_is_the_network_in_evaluation_mode_now() -> None:
+    network = low_precision()
+    pictures = torch.rand(32, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    network.train()
+    network(pictures + 0.3)  # moves the running statistics
+    for scale in (1.0, 1.7):
+        with torch.no_grad():
+            for parameter in network.parameters():
+                parameter.mul_(scale)
+        view = network.searched()
+        assert isinstance(view, Searched) and not any(module.training for module in view.modules())
+        assert all(module.training for module in network.modules()), "the network itself stays as it was"
+        reference = network.eval()(pictures)
+        network.train()
+        torch.testing.assert_close(view(pictures), reference, rtol=0.05, atol=0.05)
+        assert not any(parameter.requires_grad for parameter in view.parameters())
+
+
+def test_the_searched_view_is_nobodys_weights() -> None:
+    network = low_precision()
+    names = set(network.state_dict())
+    parameters = len(list(network.parameters()))
+    network.searched()
+    assert set(network.state_dict()) == names
+    assert len(list(network.parameters())) == parameters
+    assert network.searched() is network.searched(), "one copy, refreshed"
+
+
+def test_float32_needs_no_view_of_itself() -> None:
+    from dynat import models
+
+    network = precise(models.build("small", classes=5, channels=1), "auto", CPU)
+    assert network.dtype == torch.float32 and network.searched() is network

@@ -1,0 +1,74 @@
+"""A classification task of 8x8 pictures that a small network learns in milliseconds."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import torch
+
+from dynat.config import Run, Threat
+from dynat.data import Dataset, Pictures
+
+CLASSES = 5
+THREAT = Threat(eps=0.05)
+
+
+def pictures(per_class: int, seed: int) -> Pictures:
+    """Five fixed patterns under noise, strong enough that neither clean nor attacked accuracy is 0 or 1."""
+    patterns = torch.rand(CLASSES, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.arange(CLASSES).repeat(per_class)
+    noise = torch.randn(len(labels), 1, 8, 8, generator=generator)
+    return Pictures((255 * (patterns[labels] + 0.35 * noise).clamp(0, 1)).to(torch.uint8), labels)
+
+
+def dataset(train: int = 11, validation: int = 6, test: int = 6) -> Dataset:
+    """So many pictures per class in each split; 55 for training make 3 batches of 16 and 7 left over."""
+    return Dataset.of(
+        name="tiny",
+        classes=tuple("abcde"),
+        about={"source": "tests"},
+        train=pictures(train, seed=1),
+        validation=pictures(validation, seed=2),
+        test=pictures(test, seed=3),
+    )
+
+
+class Forbidden(Pictures):
+    """Pictures that nobody may look at."""
+
+    def __init__(self) -> None:
+        pass
+
+    def __getattribute__(self, name: str) -> Any:
+        if name.startswith("__"):
+            return super().__getattribute__(name)
+        raise AssertionError(f"somebody asked the test pictures for .{name}")
+
+    def __len__(self) -> int:
+        raise AssertionError("somebody counted the test pictures")
+
+    def __getitem__(self, chosen: Any) -> Pictures:
+        raise AssertionError("somebody took test pictures")
+
+
+def without_test_pictures() -> Dataset:
+    return dataclasses.replace(dataset(), test=Forbidden())
+
+
+def run(**fields: object) -> Run:
+    base: dict[str, object] = {
+        "method": "at",
+        "target": "small",
+        "epochs": 3,
+        "batch": 16,
+        "inner": {"eps": 0.05, "step_size": 0.02, "steps": 2},
+        "augmentation": {"padding": 1, "flip": True},
+        "validation": {"steps": 2},
+    }
+    return Run.model_validate({**base, **fields})
+
+
+def dynat(**fields: object) -> Run:
+    return run(labels="dynamic", guide="small", beta=2.0, clean_forward=True, **fields)
