@@ -12,9 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
-def authors_step(
-    target: nn.Module, guide: nn.Module, optimiser: torch.optim.Optimizer, x: Tensor, y: Tensor
-) -> Tensor:
+def authors_step(target: nn.Module, guide: nn.Module, optimiser: torch.optim.Optimizer, x: Tensor, y: Tensor) -> Tensor:
     eps, alpha, steps = 0.031, 0.007, 10
     target.eval()
     adversarial = x.detach() + 0.001 * torch.randn_like(x)

@@ -104,9 +104,7 @@ def timed(work: Callable[[], object], device: torch.device, repeats: int, warm_u
     return seconds
 
 
-def variants(
-    pair: str, batch: int, device: torch.device, wanted: list[str]
-) -> dict[str, Callable[[], object]]:
+def variants(pair: str, batch: int, device: torch.device, wanted: list[str]) -> dict[str, Callable[[], object]]:
     """The steps to compare, by name, each on networks of its own and the same pictures."""
     pictures = noise_data(2 * batch).train.to(device)
     x, y = pictures.images[:batch].float() / 255, pictures.labels[:batch]
@@ -118,42 +116,16 @@ def variants(
             [*target.parameters(), *guide.parameters()], lr=0.1, momentum=0.9, weight_decay=2e-4
         )
         made["authors"] = lambda: authors_step(target, guide, optimiser, x, y)
-    ours = {
-        "float32": {"precision": "float32"},
-        "bfloat16": {"precision": "bfloat16"},
-        "recorded": {"precision": "bfloat16"},
-        "compiled": {"precision": "bfloat16", "compiled": True},
-    }
-    for name, changes in ours.items():
-        if name in wanted:
-            trainer = our_trainer(pair, batch, device, **changes)
+    for precision in ("float32", "bfloat16"):
+        if precision in wanted:
+            trainer = our_trainer(pair, batch, device, precision=precision)
             trainer.pair.train()
-            trainer._set_rate(0.1)
-            graph = device.type == "cuda" and name in ("recorded", "compiled")
-            step = trainer._stepper() if graph else trainer._step
-            made[name] = lambda step=step: step(x, y)
+            made[precision] = lambda trainer=trainer: trainer._step(x, y)
     return made
 
 
-def recorded_equals_plain(device: torch.device) -> None:
-    """The recorded step must be the plain step: same pictures, same seeds, float32, losses side by side."""
-    losses = []
-    for recorded in (False, True):
-        trainer = our_trainer("resnet18:resnet18", 128, device, precision="float32")
-        trainer.noise.manual_seed(1)
-        trainer.pair.train()
-        trainer._set_rate(0.01)
-        step = trainer._stepper() if recorded else trainer._step
-        pictures = noise_data(2048).train.to(device)
-        losses.append([float(step(i.float() / 255, y)["loss"]) for i, y in pictures.batches(128)])
-    print("plain    " + " ".join(f"{loss:.4f}" for loss in losses[0][:12]))
-    print("recorded " + " ".join(f"{loss:.4f}" for loss in losses[1][:12]))
-
-
 def main() -> None:
-    options = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     options.add_argument(
         "--pairs",
@@ -163,9 +135,7 @@ def main() -> None:
     options.add_argument("--batch", type=int, default=128)
     options.add_argument("--rounds", type=int, default=7, help="rounds in which every variant is timed once")
     options.add_argument("--steps", type=int, default=5, help="steps per timing")
-    options.add_argument(
-        "--variants", nargs="+", default=["authors", "float32", "bfloat16", "recorded", "compiled"]
-    )
+    options.add_argument("--variants", nargs="+", default=["authors", "float32", "bfloat16"])
     options.add_argument("--json", type=Path, help="also write the numbers here")
     chosen = options.parse_args()
     device = torch.device(chosen.device)
@@ -178,7 +148,6 @@ def main() -> None:
     rows = []
     if device.type == "cuda":
         torch.backends.cudnn.benchmark = True
-        recorded_equals_plain(device)
     for pair in chosen.pairs:
         f, g = map(multiply_adds, pair.split(":"))
         work = 2 * (24 * f + 3 * g) * chosen.batch
@@ -216,13 +185,10 @@ def main() -> None:
         if device.type == "cuda":
             print(f"{pair}: peak memory {torch.cuda.max_memory_allocated() / 2**30:.1f} GiB")
             torch.cuda.empty_cache()
-    print(
-        f"\n{machine}, torch {torch.__version__}, batch {chosen.batch}, median of {chosen.rounds} x {chosen.steps} steps"
-    )
+    print(f"\n{machine}, torch {torch.__version__}, batch {chosen.batch}")
+    print(f"median of {chosen.rounds} rounds of {chosen.steps} steps")
     print(f"bfloat16 matrix product: {top / 1e12:.1f} TFLOP/s")
-    print(
-        f"{'target:guide':26}{'step':10}{'ms':>9}{'+-':>7}{'pict/s':>9}{'ratio':>7}{'TFLOP/s':>9}{'of top':>8}"
-    )
+    print(f"{'target:guide':26}{'step':10}{'ms':>9}{'+-':>7}{'pict/s':>9}{'ratio':>7}{'TFLOP/s':>9}{'of top':>8}")
     for row in rows:
         print(
             f"{row['pair']:26}{row['step']:10}{row['ms']:9.2f}{row['spread_ms']:7.2f}{row['pictures_per_s']:9.0f}"

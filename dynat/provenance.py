@@ -1,11 +1,13 @@
 """Which source files a result depends on, and their digest.
 
 Snakemake takes the files as inputs of its rules; a training's saved state carries the digest in its name, so
-that a state written by other code is never resumed. A method depends on its own file, not on the others'.
+that a state written by other code is never resumed. A method depends on its own file and those of the methods
+that it builds on, not on the others'.
 """
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import sys
 from collections.abc import Iterable
@@ -23,7 +25,8 @@ _EXAM = ("data/pictures.py", "models", "attacks", "inner.py", "losses.py")
 
 def training_sources(method: str) -> list[Path]:
     """The files on which a trained network of this method depends."""
-    return [*_files((*_SHARED, *_METHOD_BASE)), _module_file(names.METHODS[method].where)]
+    shared = _files((*_SHARED, *_METHOD_BASE))
+    return [*shared, *_built_on(_module_file(names.METHODS[method].where), known=shared)]
 
 
 def exam_sources() -> list[Path]:
@@ -59,6 +62,27 @@ def _files(parts: Iterable[str]) -> list[Path]:
         path = PACKAGE / part
         found += sorted(path.rglob("*.py")) if path.is_dir() else [path]
     return found
+
+
+def _built_on(file: Path, known: list[Path]) -> list[Path]:
+    """A method's file and those of the methods it imports, theirs too, without what is `known`."""
+    found = [file]
+    for module in _imported(file):
+        if module.startswith(f"{PACKAGE.name}.methods."):
+            other = _module_file(module)
+            found += [new for new in _built_on(other, known) if new not in found] if other not in known else []
+    return found
+
+
+def _imported(file: Path) -> list[str]:
+    """Modules named in a file's `import` and `from ... import` lines, read without running them."""
+    modules: list[str] = []
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            modules += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module is not None:
+            modules.append(node.module)
+    return modules
 
 
 def _module_file(where: str) -> Path:

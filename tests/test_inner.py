@@ -152,7 +152,7 @@ def test_a_picture_that_is_finished_stays_and_the_others_go_on(target: TwoLayers
         step_size=0.03,
         start="none",
         generator=torch.Generator(),
-        stop=lambda logits: first,  # noqa: ARG005
+        stop=lambda logits: first,
     )
     still = (found == pictures).flatten(1).all(1)
     assert torch.equal(still, first)

@@ -166,7 +166,7 @@ def test_awp_moves_each_weight_tensor_by_gamma_along_its_gradient(
 
 
 def test_awp_leaves_no_trace_in_batchnorm_and_updates_from_the_perturbed_point(
-    target: TwoLayers, guide: TwoLayers, batch: tuple[Tensor, Tensor]
+    target: TwoLayers, batch: tuple[Tensor, Tensor]
 ) -> None:
     """One SGD step under AWP, against the same done by hand on a copy."""
     pictures, truth = batch

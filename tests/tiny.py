@@ -20,7 +20,7 @@ def pictures(per_class: int, seed: int) -> Pictures:
     generator = torch.Generator().manual_seed(seed)
     labels = torch.arange(CLASSES).repeat(per_class)
     noise = torch.randn(len(labels), 1, 8, 8, generator=generator)
-    return Pictures((255 * (patterns[labels] + 0.35 * noise).clamp(0, 1)).to(torch.uint8), labels)
+    return Pictures((255 * (patterns[labels] + 0.2 * noise).clamp(0, 1)).to(torch.uint8), labels)
 
 
 def dataset(train: int = 11, validation: int = 6, test: int = 6) -> Dataset:

@@ -102,7 +102,8 @@ def _resolve(preset_name: str, preset: dict[str, Any], given: dict[str, Any]) ->
     section = {name: merge(_mapping(preset.get(name)), _mapping(given.get(name))) for name in SECTIONS}
     if isinstance(given.get("attacks"), list):  # a list chooses, a mapping changes and adds
         section["attacks"] = {name: section["attacks"][name] for name in map(str, given["attacks"])}
-    names.import_plugins(tuple(top.get("plugins", ())))
+    plugins = tuple(top.get("plugins", ()))
+    names.import_plugins(plugins)
 
     rows = _selected(section["runs"], top.get("methods"))
     threat = _checked(Threat, section["threat"], "threat")
@@ -112,6 +113,7 @@ def _resolve(preset_name: str, preset: dict[str, Any], given: dict[str, Any]) ->
     return _checked(
         Experiment,
         {
+            "plugins": plugins,
             "preset": preset_name,
             "dataset": _checked(Dataset, section["dataset"], "dataset"),
             "threat": threat,

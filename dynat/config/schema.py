@@ -236,7 +236,21 @@ class Attack(Strict):
         return names.known("attack", value, names.ATTACKS)
 
 
-class TrainingSpec(Strict):
+class _WithPlugins(Strict):
+    """A value that names methods or attacks: what defines them is imported before the names are read."""
+
+    plugins: tuple[str, ...] = ()
+    """Modules with methods, networks or attacks of one's own."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _import_plugins(cls, value: Any) -> Any:
+        if isinstance(value, dict):
+            names.import_plugins(tuple(value.get("plugins", ())))
+        return value
+
+
+class TrainingSpec(_WithPlugins):
     """All that one training reads beside its seed and its pictures. Equal specs, equal trainings."""
 
     preset: str
@@ -247,7 +261,7 @@ class TrainingSpec(Strict):
     run: Run
 
 
-class ExamSpec(Strict):
+class ExamSpec(_WithPlugins):
     """All that one examination reads beside the weights and the pictures."""
 
     preset: str
@@ -258,7 +272,7 @@ class ExamSpec(Strict):
     attack: Attack
 
 
-class Experiment(Strict):
+class Experiment(_WithPlugins):
     """A preset with params.yaml over it, resolved: all that the DAG, a training or an attack may read."""
 
     preset: str
@@ -283,12 +297,18 @@ class Experiment(Strict):
         """What the trainings of a run read."""
         known = names.known("run", name, self.runs)
         return TrainingSpec(
-            preset=self.preset, name=known, data=self.dataset.name, threat=self.threat, run=self.runs[known]
+            plugins=self.plugins,
+            preset=self.preset,
+            name=known,
+            data=self.dataset.name,
+            threat=self.threat,
+            run=self.runs[known],
         )
 
     def exam(self, name: str, attack: str) -> ExamSpec:
         """What the examination of a run by an attack reads."""
         return ExamSpec(
+            plugins=self.plugins,
             preset=self.preset,
             name=names.known("run", name, self.runs),
             data=self.dataset.name,

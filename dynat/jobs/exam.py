@@ -7,6 +7,7 @@ import hashlib
 import io
 import json
 from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ def run_exam(spec: ExamSpec, *, places: Places, device: str = "auto", say: Calla
     digests: dict[int, str] = {}
     for seed in spec.seeds:
         model, weights = load_target(places.seed(spec.preset, spec.name, seed), spec.attack.weights)
-        digests[seed] = digest(spec.attack, weights, pictures.digest, code, chosen.type)
+        digests[seed] = digest(spec.attack, weights, pictures.digest, code, chosen.type, _versions())
         total = spec.attack.pictures or len(pictures.test)
         with tqdm(total=total, desc=f"{spec.name} {spec.attack_name} seed {seed}", disable=None) as bar:
             seeds[seed] = examine(
@@ -59,6 +60,18 @@ def run_exam(spec: ExamSpec, *, places: Places, device: str = "auto", say: Calla
     atomic_text(file.with_suffix(".json"), json.dumps(_account(spec, seeds, digests, chosen), indent=2) + "\n")
     atomic_text(file, _rows(seeds))
     return file
+
+
+def _versions() -> dict[str, str]:
+    """What else decides a verdict: kept batches of another version are not gone on from."""
+    return {package: _version(package) for package in ("torch", "pyautoattack")}
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:  # a machine that only trains has no AutoAttack
+        return "absent"
 
 
 def load_target(folder: Path, which: str) -> tuple[nn.Module, str]:

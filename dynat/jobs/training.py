@@ -35,7 +35,7 @@ def run_training(
     chosen = choose_device(device)
     pictures = data.load(places.pictures(spec.data))
     code = provenance.code_digest(provenance.training_sources(spec.run.method))
-    name = digest(spec, seed, pictures.digest, code, chosen.type)
+    name = digest(spec, seed, pictures.digest, code, chosen.type, torch.__version__)
     state = TrainingState(places.state / name)
     folder = places.seed(spec.preset, spec.name, seed)
     say(f"{spec.name} seed {seed}: {len(pictures.train)} pictures, {spec.run.epochs} epochs on {chosen}")
@@ -112,8 +112,8 @@ def _config(
 def machine(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    threads = torch.get_num_threads()
-    return f"{platform.machine()} CPU with {os.cpu_count()} cores, {threads} {'thread' if threads == 1 else 'threads'} used"
+    used = torch.get_num_threads()
+    return f"{platform.machine()} CPU, {os.cpu_count()} cores, {used} {'thread' if used == 1 else 'threads'} used"
 
 
 def _size(weights: dict[str, torch.Tensor]) -> int:

@@ -13,7 +13,7 @@ PRESET = EXPERIMENT.preset
 PLACES = Places()
 RESULTS = f"results/{PRESET}"
 # Jobs take turns on a GPU (the profile says how many there are); without one they only share the cores.
-GPU = int(Path("/dev/nvidiactl").exists())
+GPU = int(shutil.which("nvidia-smi") is not None)
 GUIDED = [name for name, run in EXPERIMENT.runs.items() if run.guide]
 ALONE = [name for name in EXPERIMENT.runs if name not in GUIDED]
 

@@ -5,10 +5,10 @@ rule data:
     output:
         "data/{name}/pictures.safetensors".format(name=EXPERIMENT.dataset.name),
         "data/{name}/info.json".format(name=EXPERIMENT.dataset.name),
-    params:
-        spec=EXPERIMENT.dataset.model_dump_json(),
     log:
         f"logs/data/{EXPERIMENT.dataset.name}.log",
     localrule: True
+    params:
+        spec=EXPERIMENT.dataset.model_dump_json(),
     shell:
         "dynat data --spec {params.spec:q} > {log} 2>&1"

@@ -12,8 +12,6 @@ rule attack:
         f"{RESULTS}/{{run}}/outcomes/{{attack}}.csv",
         f"{RESULTS}/{{run}}/outcomes/{{attack}}.json",
         f"{RESULTS}/{{run}}/outcomes/{{attack}}.examples.safetensors",
-    params:
-        spec=lambda wildcards: EXPERIMENT.exam(wildcards.run, wildcards.attack).model_dump_json(),
     log:
         f"logs/attack/{PRESET}/{{run}}-{{attack}}.log",
     benchmark:
@@ -21,6 +19,10 @@ rule attack:
     threads: EXPERIMENT.threads
     resources:
         gpu=GPU,
+    params:
+        spec=lambda wildcards: EXPERIMENT.exam(
+            wildcards.run, wildcards.attack
+        ).model_dump_json(),
     shell:
         "dynat attack --spec {params.spec:q} --threads {threads} > {log} 2>&1"
 
@@ -40,11 +42,11 @@ rule metrics:
         src=relative(provenance.metrics_sources()),
     output:
         f"{RESULTS}/{{run}}/metrics.json",
-    params:
-        attacks=" ".join(f"--attack {name}" for name in EXPERIMENT.attacks),
     log:
         f"logs/metrics/{PRESET}/{{run}}.log",
     localrule: True
+    params:
+        attacks=" ".join(f"--attack {name}" for name in EXPERIMENT.attacks),
     shell:
         f"dynat metrics {RESULTS}/{{wildcards.run}} {{params.attacks}} > {{log}} 2>&1"
 

@@ -17,10 +17,10 @@ rule report:
             figure=["epochs", "tradeoff", "labels", "gallery", "classes"],
             ending=["svg", "png"],
         ),
-    params:
-        spec=EXPERIMENT.model_dump_json(),
     log:
         f"logs/report/{PRESET}.log",
     localrule: True
+    params:
+        spec=EXPERIMENT.model_dump_json(),
     shell:
         "dynat report --spec {params.spec:q} > {log} 2>&1"

@@ -3,32 +3,34 @@ TRAINED = "results/{preset}/{{run}}/seed{{seed}}".format(preset=PRESET)
 
 
 rule train:
-    wildcard_constraints:
-        run="|".join(map(re.escape, ALONE)) or "none",
     input:
         rules.data.output,
-        src=lambda wildcards: relative(provenance.training_sources(EXPERIMENT.runs[wildcards.run].method)),
+        src=lambda wildcards: relative(
+            provenance.training_sources(EXPERIMENT.runs[wildcards.run].method)
+        ),
     output:
         f"{TRAINED}/target.safetensors",
         f"{TRAINED}/target-last.safetensors",
         f"{TRAINED}/history.csv",
         f"{TRAINED}/config.json",
-    params:
-        spec=lambda wildcards: EXPERIMENT.training(wildcards.run).model_dump_json(),
     log:
         f"logs/train/{PRESET}/{{run}}-seed{{seed}}.log",
     benchmark:
         f"logs/train/{PRESET}/{{run}}-seed{{seed}}.tsv"
+    wildcard_constraints:
+        run="|".join(map(re.escape, ALONE)) or "none",
     threads: EXPERIMENT.threads
     resources:
         gpu=GPU,
+    params:
+        spec=lambda wildcards: EXPERIMENT.training(wildcards.run).model_dump_json(),
     shell:
         "dynat train --spec {params.spec:q} --seed {wildcards.seed} --threads {threads} > {log} 2>&1"
 
 
 use rule train as train_with_guide with:
-    wildcard_constraints:
-        run="|".join(map(re.escape, GUIDED)) or "none",
     output:
         *rules.train.output,
         f"{TRAINED}/guide.safetensors",
+    wildcard_constraints:
+        run="|".join(map(re.escape, GUIDED)) or "none",
