@@ -8,7 +8,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 # pip and uv read their index from the user's own settings; nothing here names one.
 export UV_LINK_MODE ?= copy
 
-.PHONY: help env run test test-slow lint lock clean
+.PHONY: help env run test test-slow lint lock readme clean
 
 help: ## what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -41,6 +41,9 @@ lint: $(STAMP) ## ruff, mypy, snakefmt, snakemake --lint
 
 lock: ## requirements.lock anew from pyproject.toml
 	@uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --no-annotate --no-header --quiet --upgrade -o requirements.lock
+
+readme: $(STAMP) ## README.md's table and figures anew from results/digits
+	@python docs/refresh.py
 
 clean: ## what can be made again: results, states, logs (data sets stay)
 	@rm -rf results runs logs

@@ -22,7 +22,7 @@ from authors_step import authors_step
 
 from dynat import models
 from dynat.config import Run, Threat
-from dynat.config.schema import Inner
+from dynat.config.parts import Inner
 from dynat.data import Dataset, Pictures
 from dynat.training.trainer import Trainer
 

@@ -29,6 +29,11 @@ def training_sources(method: str) -> list[Path]:
     return [*shared, *_built_on(_module_file(names.METHODS[method].where), known=shared)]
 
 
+def adoption_sources() -> list[Path]:
+    """The files on which the reading of a foreign checkpoint depends."""
+    return _files(("models", "jobs/adoption.py"))
+
+
 def exam_sources() -> list[Path]:
     """The files on which the verdicts of an attack depend."""
     return _files(_EXAM)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from dynat.config import Run
-from dynat.config.schema import Inner
+from dynat.config.parts import Inner
 
 torch.set_num_threads(1)
 

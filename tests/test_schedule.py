@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from dynat.config.schema import Schedule
+from dynat.config.parts import Schedule
 from dynat.training.schedule import boundaries, learning_rate
 
 

@@ -14,13 +14,13 @@ CLASSES = 5
 THREAT = Threat(eps=0.05)
 
 
-def pictures(per_class: int, seed: int) -> Pictures:
-    """Five fixed patterns under noise, strong enough that neither clean nor attacked accuracy is 0 or 1."""
+def pictures(per_class: int, seed: int, noise: float = 0.2) -> Pictures:
+    """Five fixed patterns under noise."""
     patterns = torch.rand(CLASSES, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     generator = torch.Generator().manual_seed(seed)
     labels = torch.arange(CLASSES).repeat(per_class)
-    noise = torch.randn(len(labels), 1, 8, 8, generator=generator)
-    return Pictures((255 * (patterns[labels] + 0.2 * noise).clamp(0, 1)).to(torch.uint8), labels)
+    offsets = noise * torch.randn(len(labels), 1, 8, 8, generator=generator)
+    return Pictures((255 * (patterns[labels] + offsets).clamp(0, 1)).to(torch.uint8), labels)
 
 
 def dataset(train: int = 11, validation: int = 6, test: int = 6) -> Dataset:

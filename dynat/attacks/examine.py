@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import logging
+import pickle
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -59,9 +60,8 @@ def examine(
     done: list[dict[str, Any]] = []
     for number, (images, labels) in enumerate(pictures.batches(attack.batch)):
         file = None if state is None else state / f"batch-{number:05d}.pt"
-        if file is not None and file.exists():
-            batch: dict[str, Any] = torch.load(file, weights_only=True)
-        else:
+        batch = None if file is None else _finished(file)
+        if batch is None:
             batch = _batch(model, to_pixels(images), labels, attack, batch_seed(attack, number))
             if number > 0:
                 batch["examples"] = {}
@@ -75,6 +75,15 @@ def examine(
         flags=tuple(sorted({flag for batch in done for flag in batch["flags"]})),
         **{name: sum(batch[name] for batch in done) for name in COSTS},
     )
+
+
+def _finished(file: Path) -> dict[str, Any] | None:
+    """A batch that was examined before; one that cannot be read is examined again."""
+    try:
+        batch: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
+    except (FileNotFoundError, RuntimeError, EOFError, pickle.UnpicklingError):
+        return None
+    return batch
 
 
 COSTS = ("seconds", "forward_passes", "backward_passes", "refuted_claims")
@@ -133,7 +142,8 @@ def verify(
     sound &= torch.isfinite(claimed).flatten(1).all(1)
     sound &= (claimed.flatten(1).amin(1) >= 0) & (claimed.flatten(1).amax(1) <= 1)
     pictures = torch.where(sound.view(-1, 1, 1, 1), claimed, pixels)
-    logits = model(pictures)
+    with evaluating(model):  # whatever mode the attack left behind
+        logits = model(pictures)
     prediction = logits.argmax(1)
     correct = (clean == labels) & (prediction == labels)
     return {

@@ -10,7 +10,8 @@ import yaml
 
 from dynat.config import ConfigError, Experiment, load, names
 from dynat.config.load import PARAMS, merge, read_yaml
-from dynat.config.schema import Dataset, ExamSpec, TrainingSpec
+from dynat.config.parts import Dataset
+from dynat.config.schema import ExamSpec, TrainingSpec
 from dynat.places import Places
 
 app = typer.Typer(
@@ -93,6 +94,8 @@ def train(
     else:
         experiment = _experiment(params, set_)
         wanted = experiment.training(_named(run, experiment.runs, "run"))
+        if wanted.run.method == "external":
+            raise ConfigError(f"{run} is trained already: dynat adopt {run}")
         threads = threads or experiment.threads
     from dynat.jobs.terminal import use_threads
 
@@ -100,6 +103,27 @@ def train(
     from dynat.jobs.training import run_training
 
     run_training(wanted, seed=seed, places=Places(data, results, state), device=device, say=_say)
+
+
+@app.command()
+def adopt(
+    name: Annotated[str | None, typer.Argument(help="A network of the preset's `external:` section.")] = None,
+    params: Params = PARAMS,
+    set_: Set = None,
+    spec: Spec = None,
+    data: Data = Path("data"),
+    results: Results = Path("results"),
+) -> None:
+    """Take somebody's checkpoint as a row of the table, to be attacked like every other."""
+    if spec:
+        wanted = TrainingSpec.model_validate_json(spec)
+    else:
+        experiment = _experiment(params, set_)
+        outside = {name: run for name, run in experiment.runs.items() if run.method == "external"}
+        wanted = experiment.training(_named(name, outside, "checkpoint"))
+    from dynat.jobs.adoption import run_adoption
+
+    run_adoption(wanted, places=Places(data, results), say=_say)
 
 
 @app.command()

@@ -16,7 +16,8 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from dynat.config import names
-from dynat.config.schema import Attack, Dataset, Experiment, Run, Threat
+from dynat.config.parts import Dataset, Threat
+from dynat.config.schema import Attack, Experiment, Run
 from dynat.config.strict import ConfigError, nearest
 
 PRESETS = Path("config/presets")
@@ -25,7 +26,7 @@ PARAMS = Path("params.yaml")
 Model = TypeVar("Model", bound=BaseModel)
 
 # What a preset or params.yaml may hold at the top, and the sections merged key by key.
-SECTIONS = ("dataset", "threat", "training", "runs", "attacks")
+SECTIONS = ("dataset", "threat", "training", "runs", "external", "attacks")
 TOP_LEVEL = (*SECTIONS, "preset", "beta", "seeds", "methods", "threads", "headline", "plugins", "extends")
 
 
@@ -105,7 +106,7 @@ def _resolve(preset_name: str, preset: dict[str, Any], given: dict[str, Any]) ->
     plugins = tuple(top.get("plugins", ()))
     names.import_plugins(plugins)
 
-    rows = _selected(section["runs"], top.get("methods"))
+    rows = _selected(section["runs"], top.get("methods")) | _external(section["external"], section["runs"])
     threat = _checked(Threat, section["threat"], "threat")
     attacks = {name: _attack(name, row, threat) for name, row in section["attacks"].items()}
     if not attacks:
@@ -144,12 +145,26 @@ def _selected(rows: dict[str, Any], methods: Any) -> dict[str, Any]:
     return {name: row for name, row in rows.items() if name in wanted}
 
 
+def _external(section: dict[str, Any], runs: dict[str, Any]) -> dict[str, Any]:
+    """Rows for networks that others trained: {name: {checkpoint: FILE, network: NAME}}."""
+    rows = {}
+    for name, given in section.items():
+        where = f"external.{name}"
+        row = _row(given, where)
+        if set(row) != {"checkpoint", "network"}:
+            raise ConfigError(f"{where}: give checkpoint (a file) and network (such as wrn34-10), and nothing else")
+        if name in runs:
+            raise ConfigError(f"{where}: a run has this name already")
+        rows[name] = {"method": "external", "target": row["network"], "checkpoint": row["checkpoint"]}
+    return rows
+
+
 def _run(name: str, row: Any, training: dict[str, Any], top: dict[str, Any], threat: Threat) -> Run:
     where = f"runs.{name}"
     if not name.replace("-", "").replace("_", "").replace(".", "").isalnum():
         raise ConfigError(f"{where}: a run's name is a folder: letters, digits, '.', '-' and '_' only")
     row = _row(row, where)
-    fields = merge(training, row)
+    fields = dict(row) if row.get("method") == "external" else merge(training, row)
     if isinstance(fields.get("inner", {}), Mapping):
         inner = dict(fields.get("inner", {}))
         inner["eps"] = inner.get("eps") or threat.eps
@@ -178,6 +193,8 @@ def _run(name: str, row: Any, training: dict[str, Any], top: dict[str, Any], thr
 
 def _seeds(row: Any, top: dict[str, Any], given: dict[str, Any]) -> Any:
     """Seeds that a person asks for hold for every run; else a row's own come before the preset's."""
+    if _mapping(row).get("method") == "external":
+        return [0]
     seeds = given.get("seeds") or _mapping(row).get("seeds") or top.get("seeds", [0])
     return [seeds] if isinstance(seeds, int) else seeds
 

@@ -84,16 +84,7 @@ def _config(
         **spec.model_dump(mode="json"),
         "seed": seed,
         "digest": name,
-        "dataset": {
-            "name": pictures.name,
-            "digest": pictures.digest,
-            "classes": list(pictures.classes),
-            "channels": pictures.channels,
-            "size": pictures.size,
-            "train": len(pictures.train),
-            "validation": len(pictures.validation),
-            "test": len(pictures.test),
-        },
+        "dataset": about(pictures),
         "best_epoch": trained.best_epoch,
         "training_seconds": sum(row["seconds"] for row in trained.history),
         "parameters": {
@@ -106,6 +97,20 @@ def _config(
             "python": platform.python_version(),
         },
         "machine": machine(device),
+    }
+
+
+def about(pictures: data.Dataset) -> dict[str, Any]:
+    """The data set as a result's config describes it."""
+    return {
+        "name": pictures.name,
+        "digest": pictures.digest,
+        "classes": list(pictures.classes),
+        "channels": pictures.channels,
+        "size": pictures.size,
+        "train": len(pictures.train),
+        "validation": len(pictures.validation),
+        "test": len(pictures.test),
     }
 
 

@@ -54,17 +54,21 @@ def save_weights(model: nn.Module, path: Path, metadata: Mapping[str, str]) -> N
 
 
 def load_weights(model: nn.Module, path: Path) -> dict[str, str]:
-    """Fill `model` from a file of `save_weights` and return the metadata.
+    """Fill `model` from a file of `save_weights` and return the metadata."""
+    tensors, metadata = _read(path)
+    fill(model, tensors, path)
+    return metadata
+
+
+def fill(model: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Give `model` the weights that were read from `path`.
 
     All or nothing: a name too many or too few, or another shape, is a `ValueError` that leaves `model` as it
     was.
     """
-    tensors, metadata = _read(path)
-    wanted = model.state_dict()
-    if problems := _differences(wanted, tensors):
+    if problems := _differences(model.state_dict(), tensors):
         raise ValueError(f"{path}: these are not the weights of this {type(model).__name__}: {'; '.join(problems)}")
     model.load_state_dict(tensors)
-    return metadata
 
 
 def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

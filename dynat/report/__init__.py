@@ -81,4 +81,5 @@ def _histories(results: Path, metrics: Mapping[str, Mapping[str, Any]]) -> dict[
             ignore_index=True,
         )
         for run, m in metrics.items()
+        if m["config"]["method"] != "external"
     }

@@ -15,7 +15,12 @@ DATASETS = {
     "cifar10": "CIFAR-10",
     "cifar100": "CIFAR-100",
 }
-METHODS = {"natural": "Natural training", "at": "Adversarial training"}
+METHODS = {
+    "natural": "Natural training",
+    "at": "Adversarial training",
+    "adagat": "AdaGAT",
+    "external": "Checkpoint",
+}
 COLUMNS = {WORST: "Worst case", "clean": "Clean", "fgsm": "FGSM", "autoattack": "AutoAttack"}
 NORMS = {"linf": "L∞", "l2": "L2"}
 
@@ -32,6 +37,8 @@ def column_title(name: str) -> str:
 def method_title(run: Run) -> str:
     """The method; DYNAT is adversarial training driven by dynamic labels, alone or with another loss."""
     title = METHODS.get(run.method, run.method.upper())
+    if run.method == "lbgat":
+        title += f", α = {run.consistency:g}"
     if run.labels == "dynamic":
         title = "DYNAT" if run.method == "at" else f"DYNAT + {title}"
     inner = {"own": "", "ce": ", inner CE", "ce-true": ", inner CE on true labels", "kl": ", inner KL"}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dynat.config.schema import Schedule
+from dynat.config.parts import Schedule
 
 
 def learning_rate(schedule: Schedule, *, epochs: int, progress: float) -> float:

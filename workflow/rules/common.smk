@@ -15,7 +15,8 @@ RESULTS = f"results/{PRESET}"
 # Jobs take turns on a GPU (the profile says how many there are); without one they only share the cores.
 GPU = int(shutil.which("nvidia-smi") is not None)
 GUIDED = [name for name, run in EXPERIMENT.runs.items() if run.guide]
-ALONE = [name for name in EXPERIMENT.runs if name not in GUIDED]
+EXTERNAL = [name for name, run in EXPERIMENT.runs.items() if run.method == "external"]
+ALONE = [name for name in EXPERIMENT.runs if name not in GUIDED + EXTERNAL]
 
 
 wildcard_constraints:

@@ -1,0 +1,110 @@
+"""The worked example of docs/add-a-method.md is run as printed: file, configuration, command line, loss."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from torch.nn.functional import one_hot
+
+ROOT = Path(__file__).parents[1]
+PAGE = ROOT / "docs" / "add-a-method.md"
+
+CHECK_LOSS = """
+import torch
+from dynat import methods
+from dynat.config import load
+from dynat.methods import Found, Lesson
+
+run = load({params!r}).runs["smooth-at"]
+method = methods.build(run, load({params!r}).threat)
+logits, labels = torch.load({tensors!r})
+lesson = Lesson(lambda pictures: logits, torch.rand(6, 1, 8, 8), labels, Found(torch.rand(6, 1, 8, 8)), None, 0.0)
+torch.save(method.loss(lesson)["ce"], {out!r})
+"""
+
+
+def block(language: str) -> str:
+    found = re.search(rf"```{language}\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    assert found, f"{PAGE} shows no {language}"
+    return found[1]
+
+
+def params() -> dict[str, object]:
+    content: dict[str, object] = yaml.safe_load(block("yaml"))
+    return content
+
+
+@pytest.fixture
+def plugin(tmp_path: Path) -> Path:
+    (tmp_path / "smooth_at.py").write_text(block("python"))
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump({"preset": "digits", **params()}))
+    return tmp_path
+
+
+def run(plugin: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    path = os.pathsep.join([str(plugin), os.environ.get("PYTHONPATH", "")])
+    return subprocess.run(
+        [sys.executable, *arguments],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": path.rstrip(os.pathsep)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def check(plugin: Path, *settings: str) -> subprocess.CompletedProcess[str]:
+    assignments = [argument for setting in settings for argument in ("--set", setting)]
+    return run(plugin, "-m", "dynat", "check", "--params", str(plugin / "params.yaml"), *assignments)
+
+
+def test_the_config_accepts_it_with_true_and_dynamic_labels(plugin: Path) -> None:
+    said = check(plugin, "methods=[smooth-at,dynat-smooth-at]")
+    assert said.returncode == 0, said.stderr
+    assert "  smooth-at: smooth-at, true labels" in said.stdout
+    assert "  dynat-smooth-at: smooth-at, dynamic labels, target small, guide small" in said.stdout
+
+
+def test_its_options_are_checked(plugin: Path) -> None:
+    said = check(plugin, "runs.smooth-at.options={smothing: 0.2}")
+    assert said.returncode == 2
+    assert "unknown key 'smothing': did you mean 'smoothing'" in said.stderr
+
+
+def test_a_module_that_is_not_found_is_named(plugin: Path) -> None:
+    said = check(plugin, "plugins=[smoth_at]")
+    assert said.returncode == 2
+    assert "plugins: module 'smoth_at' cannot be imported" in said.stderr
+
+
+def test_its_loss_is_the_formula_on_the_page(plugin: Path) -> None:
+    """1 - smoothing on the label, the rest spread evenly over all classes."""
+    generator = torch.Generator().manual_seed(0)
+    logits, labels = torch.randn(6, 10, generator=generator), torch.arange(6)
+    torch.save((logits, labels), plugin / "tensors.pt")
+    script = CHECK_LOSS.format(params=params(), tensors=str(plugin / "tensors.pt"), out=str(plugin / "loss.pt"))
+    said = run(plugin, "-c", script)
+    assert said.returncode == 0, said.stderr
+    wanted = 0.8 * one_hot(labels, 10) + 0.2 / 10
+    expected = -(wanted * logits.log_softmax(1)).sum(1)
+    torch.testing.assert_close(torch.load(plugin / "loss.pt"), expected)
+
+
+def test_a_job_of_the_pipeline_finds_it(plugin: Path) -> None:
+    """A rule hands a job its resolved config alone; that has to say which plug-ins to import."""
+    written = run(
+        plugin,
+        "-c",
+        f"from dynat.config import load; print(load({params()!r}).training('smooth-at').model_dump_json())",
+    )
+    assert written.returncode == 0, written.stderr
+    job = run(plugin, "-m", "dynat", "train", "--spec", written.stdout, "--data", str(plugin / "nothing"))
+    assert "unknown method" not in job.stderr
+    assert "nothing" in job.stderr, "the job should get as far as missing its pictures"
