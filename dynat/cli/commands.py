@@ -184,7 +184,10 @@ def _experiment(params: Path, assignments: list[str] | None) -> Experiment:
         key, equals, value = assignment.partition("=")
         if not equals:
             raise ConfigError(f"--set {assignment}: write KEY=VALUE, as in beta=6.0 or training.epochs=5")
-        content: Any = yaml.safe_load(value)
+        try:
+            content: Any = yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise ConfigError(f"--set {assignment}: '{value}' is not valid YAML") from None
         for part in reversed(key.split(".")):
             content = {part: content}
         given = merge(given, content)

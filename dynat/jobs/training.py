@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 import dynat
 from dynat import data, provenance
@@ -59,11 +59,15 @@ def run_training(
 
 def publish(folder: Path, trained: Trained, config: dict[str, Any]) -> None:
     weights = {"target": trained.target, "target-last": trained.target_last, "guide": trained.guide}
-    notes = {"run": config["name"], "seed": str(config["seed"]), "digest": config["digest"]}
+    # One note, because safetensors writes several in random order: equal trainings, equal files.
+    notes = {"training": f"{config['name']} seed {config['seed']}, digest {config['digest']}"}
     for name, tensors in weights.items():
-        if tensors is not None:
-            kept = {key: value.cpu() for key, value in tensors.items()}
-            atomic_write(folder / f"{name}.safetensors", lambda path, kept=kept: save_file(kept, path, notes))  # type: ignore[misc]
+        file = folder / f"{name}.safetensors"
+        if tensors is None:
+            file.unlink(missing_ok=True)  # of a training that had a guide, under the same name
+        else:
+            content = save({key: value.cpu() for key, value in tensors.items()}, notes)
+            atomic_write(file, lambda path, content=content: path.write_bytes(content))  # type: ignore[misc]
     atomic_text(folder / "history.csv", _csv(trained.history))
     atomic_text(folder / "config.json", json.dumps(config, indent=2) + "\n")
 

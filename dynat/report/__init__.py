@@ -3,7 +3,8 @@
     outcomes.py     reads what training and evaluation left
     metrics.py      one run's numbers            statistics.py   interval, paired test, correction
     comparisons.py  run against run, paired      words.py        how things are called and written
-    tables.py       CSV, Markdown, LaTeX         figures.py, gallery.py, drawing.py   SVG and PNG
+    contrasts.py    runs that differ in one thing: twins and ablations
+    tables.py       CSV, Markdown, LaTeX         figures.py, pairs.py, gallery.py, drawing.py   SVG and PNG
     page.py         report.html
 
 Nothing here imports torch.
@@ -36,7 +37,7 @@ def write_metrics(run_folder: Path, attacks: Sequence[str] | None = None) -> Pat
 
 def write_report(results: Path, experiment: Experiment) -> None:
     """Write tables, figures and report.html of an experiment into `results` (results/<preset>)."""
-    from dynat.report import comparisons, figures, page, tables
+    from dynat.report import comparisons, contrasts, figures, page, tables
 
     metrics = read_metrics(results, experiment)
     compared = comparisons.compare(results, metrics, tables.columns(experiment, metrics))
@@ -44,6 +45,9 @@ def write_report(results: Path, experiment: Experiment) -> None:
     atomic_text(results / "tables" / "main.csv", tables.to_csv(table))
     atomic_text(results / "tables" / "main.md", tables.to_markdown(table))
     atomic_text(results / "tables" / "main.tex", tables.to_tex(table))
+    ablated = contrasts.ablations(results, experiment, metrics)
+    atomic_text(results / "tables" / "ablations.md", contrasts.to_markdown(ablated))
+    atomic_text(results / "tables" / "ablations.csv", contrasts.to_csv(ablated))
     captions = figures.draw_all(results, experiment, metrics, _histories(results, metrics))
     atomic_text(results / "report.html", page.render(results, experiment, metrics, table, captions))
 

@@ -37,6 +37,8 @@ class Comparison:
     p: float | None
     """None where the two have no seed in common."""
     p_holm: float | None
+    difference: float | None = None
+    """How much larger a share of the common pictures, over the common seeds, the run withstands."""
 
     @property
     def distinguishable(self) -> bool:
@@ -66,6 +68,17 @@ def compare(results: Path, metrics: Mapping[str, Mapping[str, Any]], columns: Se
     return found
 
 
+def against(
+    results: Path, metrics: Mapping[str, Mapping[str, Any]], column: str, reference: str, runs: Sequence[str]
+) -> dict[str, Comparison]:
+    """`runs` against one run in a column, corrected for their number."""
+    have = [run for run in runs if column_metrics(metrics[run], column)]
+    if not have or not column_metrics(metrics[reference], column):
+        return {}
+    verdicts = {run: _verdicts(results / run, metrics[run], column) for run in (reference, *have)}
+    return {c.run: c for c in _corrected([_pair(column, run, reference, verdicts) for run in have])}
+
+
 def _verdicts(run_folder: Path, metrics: Mapping[str, Any], column: str) -> pd.Series[int]:
     names = metrics["worst"]["attacks"] if column == WORST else [column]
     outcomes = [read_outcome(run_folder, name) for name in names]
@@ -80,7 +93,8 @@ def _pair(column: str, run: str, best: str, verdicts: Mapping[str, pd.Series[int
     if votes.empty:
         return Comparison(column, run, best, 0, seeds, 0, 0, None, None)
     test = mcnemar(votes["run"].to_numpy(), votes["best"].to_numpy())
-    return Comparison(column, run, best, test.n, seeds, test.only_first, test.only_second, test.p, None)
+    difference = float((both["run"] - both["best"]).mean())
+    return Comparison(column, run, best, test.n, seeds, test.only_first, test.only_second, test.p, None, difference)
 
 
 def _corrected(comparisons: Sequence[Comparison]) -> list[Comparison]:

@@ -21,8 +21,9 @@ from dynat.config import Experiment
 from dynat.report import drawing, words
 from dynat.report.drawing import FAINT, INK
 from dynat.report.gallery import gallery
+from dynat.report.pairs import pairs
 
-NAMES = ("epochs", "tradeoff", "labels", "gallery", "classes")
+NAMES = ("epochs", "tradeoff", "labels", "pairs", "gallery", "classes")
 
 MANY_CLASSES = 20
 """Beyond these, classes are drawn as a distribution rather than one by one."""
@@ -51,6 +52,7 @@ def draw_all(
             "epochs": epochs(experiment, histories),
             "tradeoff": tradeoff(experiment, metrics),
             "labels": labels(experiment, histories),
+            "pairs": Drawn(*pairs(experiment, metrics)),
             "gallery": Drawn(*gallery(results, experiment, metrics)),
             "classes": classes(experiment, metrics),
         }

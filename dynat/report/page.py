@@ -28,6 +28,7 @@ FIGURES = {
     "tradeoff": "Clean against robust accuracy",
     "epochs": "Over training",
     "labels": "Labels of the guide",
+    "pairs": "With and without a guide",
     "classes": "Class by class",
     "gallery": "What the attack does",
 }

@@ -211,6 +211,7 @@ _TEX = {
     "^": r"\textasciicircum{}",
     "∞": r"$_\infty$",
     "ε": r"$\varepsilon$",
+    "α": r"$\alpha$",
     "×": r"$\times$",
     "±": r"$\pm$",
     "–": "--",

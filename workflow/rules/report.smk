@@ -12,9 +12,10 @@ rule report:
     output:
         page=f"{RESULTS}/report.html",
         tables=expand(f"{RESULTS}/tables/main.{{ending}}", ending=["csv", "md", "tex"]),
+        ablations=expand(f"{RESULTS}/tables/ablations.{{ending}}", ending=["csv", "md"]),
         figures=expand(
             f"{RESULTS}/figures/{{figure}}.{{ending}}",
-            figure=["epochs", "tradeoff", "labels", "gallery", "classes"],
+            figure=["epochs", "tradeoff", "labels", "pairs", "gallery", "classes"],
             ending=["svg", "png"],
         ),
     log:
