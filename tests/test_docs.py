@@ -22,7 +22,7 @@ WRITTEN = [*PAGES, *PRESETS, ROOT / "params.yaml", ROOT / "Makefile", ROOT / ".c
 
 INTERNAL = {"TrainingSpec", "ExamSpec", "Experiment"}
 """What the pipeline hands to its jobs; nobody writes it."""
-MODELS: dict[str, type[BaseModel]] = {
+MODELS: dict[str, type[Strict]] = {
     name: model
     for name, model in {**vars(parts), **vars(schema)}.items()
     if isinstance(model, type)

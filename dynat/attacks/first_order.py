@@ -39,7 +39,7 @@ def cw(model: nn.Module, pictures: Tensor, labels: Tensor, attack: Attack, seed:
 def _ascend(
     model: nn.Module, pictures: Tensor, labels: Tensor, attack: Attack, seed: int, *, loss: Loss, steps: int
 ) -> Tensor:
-    assert attack.norm is not None and attack.eps is not None and attack.step_size is not None
+    assert attack.norm and attack.eps and attack.step_size and attack.start, "the config resolves them"
     generator = torch.Generator(pictures.device).manual_seed(seed)
     found = pictures.clone()
     open_ = torch.ones(len(pictures), dtype=torch.bool, device=pictures.device)

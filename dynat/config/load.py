@@ -103,7 +103,8 @@ def _resolve(preset_name: str, preset: dict[str, Any], given: dict[str, Any]) ->
     section = {name: merge(_mapping(preset.get(name)), _mapping(given.get(name))) for name in SECTIONS}
     if isinstance(given.get("attacks"), list):  # a list chooses, a mapping changes and adds
         section["attacks"] = {name: section["attacks"][name] for name in map(str, given["attacks"])}
-    plugins = tuple(top.get("plugins", ()))
+    named = top.get("plugins", ())
+    plugins = (named,) if isinstance(named, str) else tuple(named)
     names.import_plugins(plugins)
 
     rows = _selected(section["runs"], top.get("methods")) | _external(section["external"], section["runs"])
@@ -213,6 +214,7 @@ def _attack(name: str, row: Any, threat: Threat) -> Attack:
         update={
             "eps": eps,
             "norm": attack.norm or threat.norm,
+            "start": attack.start or ("none" if attack.kind == "fgsm" else "uniform"),
             "step_size": attack.step_size or (eps if attack.kind == "fgsm" else eps / 4),
         }
     )

@@ -113,7 +113,8 @@ class Attack(Strict):
     steps: Count = 20
     step_size: Positive | None = None
     """Pixels per step; a quarter of eps where not given."""
-    start: Literal["uniform", "none"] = "uniform"
+    start: Literal["uniform", "none"] | None = None
+    """Uniform in the ball, or the picture itself; where not given, uniform, but for fgsm the picture."""
     restarts: Count = 1
     eps: Positive | None = None
     """Radius; the threat model's where not given."""

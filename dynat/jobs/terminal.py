@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Iterator
 from typing import Any
@@ -38,7 +37,6 @@ def choose_device(name: str) -> torch.device:
 
 
 def use_threads(count: int | None) -> None:
-    """Threads of torch; waiting ones sleep rather than spin, so that jobs side by side do not fight."""
+    """Threads of torch. (The DAG also has waiting ones sleep: OMP_WAIT_POLICY, read before torch is loaded.)"""
     if count is not None:
-        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
         torch.set_num_threads(count)

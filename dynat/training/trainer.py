@@ -121,7 +121,7 @@ class Trainer:
         return row
 
     def _step(self, pixels: Tensor, truth: Tensor) -> dict[str, Tensor]:
-        return joint_step(
+        seen = joint_step(
             self.pair,
             self.method,
             self.run,
@@ -131,6 +131,9 @@ class Trainer:
             generator=self.noise,
             update=self._update,
         )
+        if self.average is not None:  # only now: under AWP the update happens at perturbed weights
+            update_average(self.average, self.pair.target, self.run.ema)
+        return seen
 
     def _update(self, loss: Tensor) -> None:
         """One optimiser step for both networks, unless the loss is no number."""
@@ -139,8 +142,6 @@ class Trainer:
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         self.optimiser.step()
-        if self.average is not None:
-            update_average(self.average, self.pair.target, self.run.ema)
 
     def _validate(self) -> Row:
         if self.finished % self.run.validation.every and self.finished != self.run.epochs:

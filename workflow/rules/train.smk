@@ -38,18 +38,18 @@ use rule train as train_with_guide with:
 
 # Somebody's checkpoint takes the place of a training.
 rule adopt:
-    wildcard_constraints:
-        run="|".join(map(re.escape, EXTERNAL)) or "none",
     input:
         rules.data.output,
         checkpoint=lambda wildcards: EXPERIMENT.runs[wildcards.run].checkpoint,
         src=relative(provenance.adoption_sources()),
     output:
         rules.train.output,
-    params:
-        spec=lambda wildcards: EXPERIMENT.training(wildcards.run).model_dump_json(),
     log:
         f"logs/train/{PRESET}/{{run}}-seed{{seed}}.log",
+    wildcard_constraints:
+        run="|".join(map(re.escape, EXTERNAL)) or "none",
     localrule: True
+    params:
+        spec=lambda wildcards: EXPERIMENT.training(wildcards.run).model_dump_json(),
     shell:
         "dynat adopt --spec {params.spec:q} > {log} 2>&1"
