@@ -14,8 +14,9 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-RESULTS = ROOT / "results" / "digits"
-MARK = "<!-- table:digits -->"
+RESULTS = ROOT / "results"
+TABLE = re.compile(r"(<!-- table:(\S+)/(\S+) -->).*?(<!-- end -->)", flags=re.DOTALL)
+FIGURE = re.compile(r"\(images/(\S+?)/(\S+?\.png)\)|\(docs/images/(\S+?)/(\S+?\.png)\)")
 
 
 def answered(page: str) -> str:
@@ -35,11 +36,28 @@ def _said(command: str) -> str:
     return "\n".join(line.rstrip() for line in (done.stdout + done.stderr).splitlines()).strip("\n")
 
 
+def tabled(page: str) -> str:
+    """The page with the tables that its marks name, as they are in results/ now."""
+
+    def table(mark: re.Match[str]) -> str:
+        file = RESULTS / mark[2] / "tables" / f"{mark[3]}.md"
+        return f"{mark[1]}\n\n{file.read_text().strip()}\n\n{mark[4]}" if file.exists() else mark[0]
+
+    return TABLE.sub(table, page)
+
+
+def copy_figures(page: str) -> None:
+    """The pictures that a page shows (images/<preset>/<figure>.png), where their preset has been run."""
+    for first, name, other, same in FIGURE.findall(page):
+        preset, file = first or other, name or same
+        source = RESULTS / preset / "figures" / file
+        if source.exists():
+            place = ROOT / "docs" / "images" / preset / file
+            place.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source, place)
+
+
 if __name__ == "__main__":
-    for page in (ROOT / "README.md", ROOT / "config" / "README.md"):
-        page.write_text(answered(page.read_text()))
-    table = f"{MARK}\n\n{(RESULTS / 'tables' / 'main.md').read_text().strip()}\n\n{MARK}"
-    text = (ROOT / "README.md").read_text()
-    (ROOT / "README.md").write_text(re.sub(f"{MARK}.*{MARK}", lambda _: table, text, flags=re.DOTALL))
-    for name in ("tradeoff", "epochs"):
-        shutil.copyfile(RESULTS / "figures" / f"{name}.png", ROOT / "docs" / "images" / f"{name}.png")
+    for page in (ROOT / "README.md", ROOT / "config" / "README.md", ROOT / "docs" / "digits-full.md"):
+        page.write_text(tabled(answered(page.read_text())))
+        copy_figures(page.read_text())

@@ -13,6 +13,8 @@ class Places:
     data: Path = Path("data")
     results: Path = Path("results")
     state: Path = Path("runs")
+    numbers: Path = Path("metrics")
+    curves: Path = Path("plots")
 
     def pictures(self, dataset: str) -> Path:
         return self.data / dataset
@@ -25,3 +27,9 @@ class Places:
 
     def outcomes(self, preset: str, name: str, attack: str) -> Path:
         return self.run(preset, name) / "outcomes" / f"{attack}.csv"
+
+    def metrics(self, preset: str) -> Path:
+        return self.numbers / preset
+
+    def plots(self, preset: str) -> Path:
+        return self.curves / preset

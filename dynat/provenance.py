@@ -54,6 +54,11 @@ def report_sources() -> list[Path]:
     return [*_files(("report",)), PACKAGE / "report" / "page.html"]
 
 
+def plots_sources() -> list[Path]:
+    """The files on which the small tables depend that DVC shows."""
+    return _files(("jobs/plots.py",))
+
+
 def code_digest(files: Iterable[Path]) -> str:
     total = hashlib.sha256()
     for file in files:

@@ -39,7 +39,11 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"runs": {"x": {"method": "trades"}}}, "'trades' without consistency .* is natural training"),
     ({"runs": {"x": {"method": "natural", "labels": "dynamic"}}}, "'natural' cannot be driven by dynamic"),
     ({"runs": {"x": {"method": "natural", "consistency": 1}}}, "no adversarial pictures to be consistent"),
-    ({"runs": {"a b": {"method": "at"}}}, "a run's name is a folder"),
+    ({"runs": {"a b": {"method": "at"}}}, "runs.a b: 'a b' becomes the name of a folder"),
+    ({"attacks": {"../x": {"kind": "pgd"}}}, "attacks.../x: '../x' becomes the name of a folder"),
+    ({"seeds": "[0,1"}, "not a whole list or mapping"),
+    ({"seeds": [0, 0]}, "seeds: .*names a seed twice"),
+    ({"runs": {"at": {"seeds": []}}}, "seeds.*at least 1"),
     ({"runs": {"x": {"method": "at", "options": {"tight": 1}}}}, "unknown key 'tight'"),
     ({"beta": "big"}, "runs.dynat.beta: 'big' is not a number"),
     ({"beta": -1}, "runs.dynat.beta: .*greater than or equal to 0"),
@@ -131,6 +135,7 @@ def test_defaults_that_depend_on_the_ball_are_resolved() -> None:
     experiment = load({"threat": {"eps": "8/255"}, "training": {"inner": {"step_size": None}}, "attacks": {"fgsm": {}}})
     assert experiment.attacks["pgd-20"].step_size == pytest.approx(2 / 255)
     assert experiment.attacks["fgsm"].step_size == pytest.approx(8 / 255)
+    assert (experiment.attacks["fgsm"].start, experiment.attacks["pgd-20"].start) == ("none", "uniform")
     assert experiment.runs["dynat"].inner.eps == pytest.approx(8 / 255)
     assert experiment.runs["dynat"].clean_forward and not experiment.runs["at"].clean_forward
 

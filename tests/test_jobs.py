@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from dynat import data, models
+from dynat import data, models, provenance
 from dynat.cli import main
 from dynat.config import Attack, ExamSpec, TrainingSpec
 from dynat.data import to_pixels
@@ -34,7 +34,7 @@ def training_spec(run: Any) -> TrainingSpec:
 
 
 def exam_spec(kind: str = "pgd", seeds: tuple[int, ...] = SEEDS, **fields: object) -> ExamSpec:
-    base = {"kind": kind, "steps": 4, "eps": EPS, "norm": "linf", "step_size": EPS / 2, "batch": 8}
+    base = {"kind": kind, "steps": 4, "eps": EPS, "norm": "linf", "step_size": EPS / 2, "start": "uniform", "batch": 8}
     attack = Attack.model_validate({**base, **fields})
     return ExamSpec(preset="tests", name="some-run", data="tiny", seeds=seeds, attack_name="some-attack", attack=attack)
 
@@ -172,7 +172,7 @@ def test_a_state_is_resumed_only_by_the_training_that_wrote_it(
     if what == "pictures":
         data.save(tiny.dataset(train=12), places.pictures("tiny"))
     if what == "code":
-        monkeypatch.setattr(training_job.provenance, "code_digest", lambda files: "another")
+        monkeypatch.setattr(provenance, "code_digest", lambda files: "another")
     said: list[str] = []
     run_training(training_spec(run), seed=1 if what == "seed" else 0, places=places, say=said.append)
     assert not any("going on" in line for line in said)

@@ -178,6 +178,26 @@ def report(params: Params = PARAMS, set_: Set = None, spec: Spec = None, results
     print(f"open {folder / 'report.html'}")
 
 
+@app.command(hidden=True)
+def curves(spec: Spec = None, params: Params = PARAMS, set_: Set = None) -> None:
+    """Write what `dvc plots` shows of the trainings."""
+    from dynat.jobs.plots import write_curves
+
+    print(write_curves(_given(spec, params, set_), Places()))
+
+
+@app.command(hidden=True)
+def accuracy(spec: Spec = None, params: Params = PARAMS, set_: Set = None) -> None:
+    """Write what `dvc metrics` and `dvc plots` show of the examinations."""
+    from dynat.jobs.plots import write_accuracy
+
+    print(write_accuracy(_given(spec, params, set_), Places()))
+
+
+def _given(spec: str | None, params: Path, assignments: list[str] | None) -> Experiment:
+    return Experiment.model_validate_json(spec) if spec else _experiment(params, assignments)
+
+
 def _experiment(params: Path, assignments: list[str] | None) -> Experiment:
     given: dict[str, Any] = read_yaml(params)
     for assignment in assignments or []:

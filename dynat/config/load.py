@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -83,8 +84,18 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 def _parsed(value: Any) -> Any:
     """`snakemake --config 'seeds=[0,1]'` arrives as text; read it as YAML."""
     if isinstance(value, str) and value.strip()[:1] in ("[", "{"):
-        return yaml.safe_load(value)
+        try:
+            return yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise ConfigError(f"{value}: not a whole list or mapping; write [0, 1] or {{epochs: 5}}") from None
     return value
+
+
+def _folder_name(name: str, where: str) -> None:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
+        raise ConfigError(
+            f"{where}: '{name}' becomes the name of a folder or file: letters, digits, '.', '-', '_' only"
+        )
 
 
 def _known_top_level(content: Mapping[str, Any], where: str) -> None:
@@ -120,7 +131,7 @@ def _resolve(preset_name: str, preset: dict[str, Any], given: dict[str, Any]) ->
             "dataset": _checked(Dataset, section["dataset"], "dataset"),
             "threat": threat,
             "runs": {name: _run(name, row, section["training"], top, threat) for name, row in rows.items()},
-            "seeds": {name: _seeds(row, top, given) for name, row in rows.items()},
+            "seeds": {name: _seeds(name, row, top, given) for name, row in rows.items()},
             "attacks": attacks,
             "threads": top.get("threads", 1),
             "headline": top.get("headline", list(attacks)[-1]),
@@ -162,8 +173,7 @@ def _external(section: dict[str, Any], runs: dict[str, Any]) -> dict[str, Any]:
 
 def _run(name: str, row: Any, training: dict[str, Any], top: dict[str, Any], threat: Threat) -> Run:
     where = f"runs.{name}"
-    if not name.replace("-", "").replace("_", "").replace(".", "").isalnum():
-        raise ConfigError(f"{where}: a run's name is a folder: letters, digits, '.', '-' and '_' only")
+    _folder_name(name, where)
     row = _row(row, where)
     fields = dict(row) if row.get("method") == "external" else merge(training, row)
     if isinstance(fields.get("inner", {}), Mapping):
@@ -192,16 +202,21 @@ def _run(name: str, row: Any, training: dict[str, Any], top: dict[str, Any], thr
     return run
 
 
-def _seeds(row: Any, top: dict[str, Any], given: dict[str, Any]) -> Any:
+def _seeds(name: str, row: Any, top: dict[str, Any], given: dict[str, Any]) -> Any:
     """Seeds that a person asks for hold for every run; else a row's own come before the preset's."""
-    if _mapping(row).get("method") == "external":
+    row = _mapping(row)
+    if row.get("method") == "external":
         return [0]
-    seeds = given.get("seeds") or _mapping(row).get("seeds") or top.get("seeds", [0])
-    return [seeds] if isinstance(seeds, int) else seeds
+    seeds = given["seeds"] if "seeds" in given else row.get("seeds", top.get("seeds", [0]))
+    seeds = [seeds] if isinstance(seeds, int) else seeds
+    if isinstance(seeds, list) and len(set(map(str, seeds))) < len(seeds):
+        raise ConfigError(f"runs.{name}.seeds: {seeds} names a seed twice")
+    return seeds
 
 
 def _attack(name: str, row: Any, threat: Threat) -> Attack:
     where = f"attacks.{name}"
+    _folder_name(name, where)
     fields = {**names.attack_from_name(name), **_row(row, where)}
     if "kind" not in fields:
         catalogue = [*names.ATTACKS, "pgd-20", "cw-20"]

@@ -31,6 +31,7 @@ COLUMNS = ("label", "clean", "prediction", "correct", "margin", "distance")
 def run_exam(spec: ExamSpec, *, places: Places, device: str = "auto", say: Callable[[str], None] = print) -> Path:
     """Attack a run's networks as `spec` says and write what became of every picture."""
     chosen = choose_device(device)
+    torch.backends.cudnn.allow_tf32 = False  # float32 is what is claimed, so float32 is what is computed
     pictures = data.load(places.pictures(spec.data))
     code = provenance.code_digest(provenance.exam_sources())
     seeds: dict[int, Examination] = {}

@@ -115,6 +115,8 @@ class Trainer:
         self.finished += 1
         row: Row = {"epoch": self.finished, "learning_rate": rate}
         row |= {name: float(value) / len(batches) for name, value in total.items()}
+        if not all(bool(torch.isfinite(parameter).all()) for parameter in self.pair.parameters()):
+            raise self._diverged(self.finished)  # the last update of the epoch, which no loss has seen
         row |= self._validate()
         row["seconds"] = time.perf_counter() - began
         self.history.append(row)

@@ -7,7 +7,7 @@ rule attack:
             seed=EXPERIMENT.seeds[wildcards.run],
             file=["target.safetensors", "target-last.safetensors", "config.json"],
         ),
-        src=relative(provenance.exam_sources()),
+        src=relative(provenance.exam_sources() + [provenance.PACKAGE / "jobs/exam.py"]),
     output:
         f"{RESULTS}/{{run}}/outcomes/{{attack}}.csv",
         f"{RESULTS}/{{run}}/outcomes/{{attack}}.json",
@@ -51,7 +51,25 @@ rule metrics:
         f"dynat metrics {RESULTS}/{{wildcards.run}} {{params.attacks}} > {{log}} 2>&1"
 
 
-rule evaluate:
+rule accuracy:
     input:
         expand(rules.metrics.output, run=EXPERIMENT.runs),
+        src=relative(provenance.plots_sources()),
+    output:
+        f"plots/{PRESET}/accuracy.csv",
+        expand(f"metrics/{PRESET}/{{run}}.json", run=EXPERIMENT.runs),
+    log:
+        f"logs/metrics/{PRESET}/accuracy.log",
+    localrule: True
+    params:
+        spec=EXPERIMENT.model_dump_json(),
+    shell:
+        "dynat accuracy --spec {params.spec:q} > {log} 2>&1"
+
+
+rule evaluate:
+    input:
+        rules.train.input,
+        expand(rules.metrics.output, run=EXPERIMENT.runs),
+        rules.accuracy.output,
     localrule: True

@@ -1,8 +1,13 @@
 # Guide and target, trained together: one job per run and seed. Interrupted, it goes on from runs/.
 TRAINED = "results/{preset}/{{run}}/seed{{seed}}".format(preset=PRESET)
+TRAININGS = [
+    TRAINED.format(run=run, seed=seed)
+    for run in EXPERIMENT.runs
+    for seed in EXPERIMENT.seeds[run]
+]
 
 
-rule train:
+rule training:
     input:
         rules.data.output,
         src=lambda wildcards: relative(
@@ -28,9 +33,9 @@ rule train:
         "dynat train --spec {params.spec:q} --seed {wildcards.seed} --threads {threads} > {log} 2>&1"
 
 
-use rule train as train_with_guide with:
+use rule training as training_with_guide with:
     output:
-        *rules.train.output,
+        *rules.training.output,
         f"{TRAINED}/guide.safetensors",
     wildcard_constraints:
         run="|".join(map(re.escape, GUIDED)) or "none",
@@ -43,7 +48,7 @@ rule adopt:
         checkpoint=lambda wildcards: EXPERIMENT.runs[wildcards.run].checkpoint,
         src=relative(provenance.adoption_sources()),
     output:
-        rules.train.output,
+        rules.training.output,
     log:
         f"logs/train/{PRESET}/{{run}}-seed{{seed}}.log",
     wildcard_constraints:
@@ -53,3 +58,26 @@ rule adopt:
         spec=lambda wildcards: EXPERIMENT.training(wildcards.run).model_dump_json(),
     shell:
         "dynat adopt --spec {params.spec:q} > {log} 2>&1"
+
+
+rule curves:
+    input:
+        expand("{folder}/history.csv", folder=TRAININGS),
+        src=relative(provenance.plots_sources()),
+    output:
+        f"plots/{PRESET}/epochs.csv",
+        f"plots/{PRESET}/labels.csv",
+    log:
+        f"logs/train/{PRESET}/curves.log",
+    localrule: True
+    params:
+        spec=EXPERIMENT.model_dump_json(),
+    shell:
+        "dynat curves --spec {params.spec:q} > {log} 2>&1"
+
+
+rule train:
+    input:
+        expand("{folder}/target.safetensors", folder=TRAININGS),
+        rules.curves.output,
+    localrule: True
