@@ -11,13 +11,13 @@ from torch import nn
 from dynat.config import Attack, names
 from dynat.inner import Ball
 
-CLASSES, SHAPE = 5, (3, 4, 4)
+CLASSES, SHAPE = 5, (3, 8, 8)
 
 
 def network(seed: int) -> nn.Module:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        return nn.Sequential(nn.Flatten(), nn.Linear(48, 16), nn.ReLU(), nn.Linear(16, CLASSES)).eval()
+        return nn.Sequential(nn.Flatten(), nn.Linear(192, 16), nn.ReLU(), nn.Linear(16, CLASSES)).eval()
 
 
 def attacked(kind: str, norm: str, eps: float, seed: int, **more: object) -> None:
