@@ -7,6 +7,8 @@ STAMP := .venv/.synced
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 # pip and uv read their index from the user's own settings; nothing here names one.
 export UV_LINK_MODE ?= copy
+# Bytecode once, at install: otherwise each of the pipeline's short jobs may compile torch again.
+export UV_COMPILE_BYTECODE ?= 1
 
 .PHONY: help env run test test-slow lint lock readme clean
 
