@@ -274,6 +274,13 @@ def test_results_of_these_settings_or_with_a_record_are_snakemakes_to_judge(tmp_
     guard.before_any_job(experiment, places, records)
 
 
+def test_only_what_params_say_is_offered_to_be_kept(fresh: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(fresh.folder)
+    assert "dvc commit -f" in guard.how_to_keep(load())
+    other = guard.how_to_keep(load({"preset": "tiny", "beta": 6.0}))
+    assert "params.yaml does not say" in other and "dvc commit" not in other
+
+
 # --- the command of a stage ---------------------------------------------------------------------------------------
 
 
@@ -347,7 +354,7 @@ def test_again_nothing_runs_and_git_holds_only_text(finished: Project) -> None:
 @pytest.mark.slow
 def test_what_snakemake_made_alone_dvc_takes_over(fresh: Project) -> None:
     said = fresh.snakemake("all")
-    assert "dynat: to keep these results as a version: dvc commit -f" in said
+    assert "dynat: to keep this as a version: dvc commit -f" in said
     fresh.dvc("commit", "-f")
     fresh.save("by hand")
     fresh.assert_nothing_to_do()
@@ -364,7 +371,7 @@ def test_an_experiment_retrains_what_reads_beta_and_can_be_compared_undone_and_r
     changed = project.shown("metrics", "diff")
     assert set(changed) == {"metrics/tiny/dynat.json"}
     assert changed["metrics/tiny/dynat.json"]["clean"].keys() == {"old", "new", "diff"}
-    assert project.shown("params", "diff") == {"params.yaml": {"beta": {"old": 1.0, "new": 6.0}}}
+    assert project.shown("params", "diff") == {"params.yaml": {"beta": {"old": 1.0, "new": 6.0, "diff": 5.0}}}
     shown = project.dvc("exp", "show", "--csv", "--only-changed")
     assert "six" in shown and "metrics/tiny/dynat.json:pgd-5" in shown and "at.json" not in shown
     (bars,) = project.shown("plots", "diff", "HEAD")["data"]["Test accuracy by attack"]

@@ -14,7 +14,8 @@ import os
 from base64 import urlsafe_b64encode
 from pathlib import Path
 
-from dynat.config import Experiment
+from dynat.config import Experiment, load
+from dynat.config.load import PARAMS
 from dynat.files import atomic_write
 from dynat.places import Places
 
@@ -45,6 +46,13 @@ def refuse_strangers(experiment: Experiment, places: Places, records: Path = REC
                 f"{file}: made with other settings, and {records} has no record of it, so it would pass for fresh. "
                 f"Bring results and records together (dvc checkout, dvc pull), or delete {file.parent} to make it again"
             )
+
+
+def how_to_keep(experiment: Experiment, params: Path = PARAMS) -> str:
+    """How DVC takes over what Snakemake made by itself; only what params.yaml says can be made again from it."""
+    if load(params) != experiment:
+        return f"{params} does not say what was given with --config: write it there before you keep this as a version"
+    return "to keep this as a version: dvc commit -f && git add -A && git commit"
 
 
 def _settings(experiment: Experiment, places: Places) -> dict[Path, dict[str, object]]:
