@@ -8,12 +8,16 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 from torch import Tensor, nn
 
 from dynat.config import Run
 from dynat.config.parts import Inner
 
 torch.set_num_threads(1)
+# A busy machine is slow, and that is no failure.
+settings.register_profile("dynat", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("dynat")
 
 
 class TwoLayers(nn.Module):
