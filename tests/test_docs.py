@@ -151,7 +151,7 @@ def test_links_resolve(page: Path) -> None:
 
 
 MACHINES = re.compile(r"(?<![\w.}\"'$*])/(?:home|root|tmp|mnt|Users|work|srv)(?:/|\b)")
-REGISTRIES = re.compile(r"pypi|pythonhosted|conda\.anaconda|docker\.io", re.IGNORECASE)
+REGISTRIES = re.compile(r"py[p]i|python[h]osted|conda\.anaconda|docker\.io", re.IGNORECASE)
 LEFTOVERS = re.compile(r"TODO|FIXME|XXX|@[A-Z]+@")
 
 

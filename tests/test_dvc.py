@@ -17,6 +17,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.request import urlopen
 
 import pytest
 import yaml
@@ -373,7 +374,7 @@ def test_an_experiment_retrains_what_reads_beta_and_can_be_compared_undone_and_r
     assert changed["metrics/tiny/dynat.json"]["clean"].keys() == {"old", "new", "diff"}
     assert project.shown("params", "diff") == {"params.yaml": {"beta": {"old": 1.0, "new": 6.0, "diff": 5.0}}}
     shown = project.dvc("exp", "show", "--csv", "--only-changed")
-    assert "six" in shown and "metrics/tiny/dynat.json:pgd-5" in shown and "at.json" not in shown
+    assert "six" in shown and "metrics/tiny/dynat.json:pgd-5" in shown and "/at.json" not in shown
     (bars,) = project.shown("plots", "diff", "HEAD")["data"]["Test accuracy by attack"]
     assert {bar["rev"] for bar in bars["content"]["data"]["values"]} == {"HEAD", "workspace"}
 
@@ -410,9 +411,9 @@ def test_experiments_in_folders_of_their_own_and_in_a_queue(project: Project) ->
         if project.dvc("queue", "status").count("Success") == 2:
             break
         time.sleep(1)
-    rows = list(csv.DictReader(project.dvc("exp", "show", "--csv").splitlines()))
-    found = {row["beta"]: row["metrics/tiny/dynat.json:clean"] for row in rows if row["Experiment"] and row["beta"]}
-    assert {"2.0", "3", "4"} <= set(found), found
+    rows = csv.DictReader(project.dvc("exp", "show", "--csv").splitlines())
+    found = {float(row["beta"]): row["metrics/tiny/dynat.json:pgd-5"] for row in rows if row["rev"] != "workspace"}
+    assert set(found) == {1.0, 2.0, 3.0, 4.0}
     assert len(set(found.values())) == 4, "each was trained with its own beta"
     project.dvc("exp", "apply", "aside")
     project.save("aside")
@@ -447,7 +448,7 @@ def test_a_clone_that_pulls_from_a_folder_has_nothing_to_do(project: Project, tm
     largest.unlink()
     said = cloned(project, tmp_path / "second").dvc("pull", code=None)
     name = largest.parent.name + largest.name
-    assert name in said and "missing" in said.lower(), said
+    assert f"failed to transfer '{name}'" in said and "No such file" in said
 
 
 @pytest.fixture
@@ -474,11 +475,13 @@ def test_a_clone_that_pulls_from_s3_has_nothing_to_do(
     project.dvc("remote", "add", "-d", "store", "s3://results/dynat")
     project.dvc("remote", "modify", "store", "endpointurl", bucket)
     project.save("remote")
-    assert "Unable to find AWS credentials" in project.dvc("push", code=None)
+    assert "Unable to locate credentials" in project.dvc("push", code=None)
     for name, value in {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret"}.items():
         monkeypatch.setenv(name, value)
     assert "pushed" in project.dvc("push")
     pulled_has_nothing_to_do(project, tmp_path / "clone")
+    urlopen(f"{bucket}/moto-api/reset-auth", data=b"0").close()  # from now on it knows no key
+    assert "WRONG" in cloned(project, tmp_path / "second").dvc("pull", code=None)
 
 
 # --- links and kills ----------------------------------------------------------------------------------------------
