@@ -17,7 +17,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
-from urllib.request import urlopen
+from urllib.request import Request, urlopen
 
 import pytest
 import yaml
@@ -480,8 +480,10 @@ def test_a_clone_that_pulls_from_s3_has_nothing_to_do(
         monkeypatch.setenv(name, value)
     assert "pushed" in project.dvc("push")
     pulled_has_nothing_to_do(project, tmp_path / "clone")
-    urlopen(f"{bucket}/moto-api/reset-auth", data=b"0").close()  # from now on it knows no key
-    assert "WRONG" in cloned(project, tmp_path / "second").dvc("pull", code=None)
+    from_now_on_no_key_is_right = Request(f"{bucket}/moto-api/reset-auth", b"0", {"Content-Type": "text/plain"})
+    urlopen(from_now_on_no_key_is_right).close()
+    said = cloned(project, tmp_path / "second").dvc("pull", code=1)
+    assert "failed to connect to s3 (results/dynat/files/md5) - Forbidden" in said
 
 
 # --- links and kills ----------------------------------------------------------------------------------------------
