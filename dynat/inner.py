@@ -66,15 +66,37 @@ def maximise(
     step_size: float,
     start: str,
     generator: torch.Generator,
+    stop: Callable[[Tensor], Tensor] | None = None,
+) -> Tensor:
+    """Pictures in the ball around `pictures` on which the objective is large."""
+    point = starting_point(pictures, ball, start, generator)
+    return climb(model, pictures, point, objective=objective, ball=ball, steps=steps, step_size=step_size, stop=stop)
+
+
+def starting_point(pictures: Tensor, ball: Ball, start: str, generator: torch.Generator) -> Tensor:
+    """Where a search begins: all that is random about it."""
+    if start == "gauss":  # as in TRADES: tiny, and not clamped before the first look
+        return pictures + 0.001 * torch.empty_like(pictures).normal_(generator=generator)
+    return ball.sample(pictures, generator) if start == "uniform" else pictures.clone()
+
+
+def climb(
+    model: nn.Module,
+    pictures: Tensor,
+    point: Tensor,
+    *,
+    objective: Objective,
+    ball: Ball,
+    steps: int,
+    step_size: float,
     watch: Callable[[Tensor], None] | None = None,
     stop: Callable[[Tensor], Tensor] | None = None,
 ) -> Tensor:
-    """Pictures in the ball around `pictures` on which the objective is large.
+    """The search from `point` on.
 
     The model is in evaluation mode meanwhile and only the picture gets a gradient. `watch` sees the logits
     of every iterate before its update; a picture for which `stop` once says true stays where it is.
     """
-    point = _start(pictures, ball, start, generator)
     finished = torch.zeros(len(pictures), dtype=torch.bool, device=pictures.device)
     with frozen(model), evaluating(model):
         for _ in range(steps):
@@ -91,12 +113,6 @@ def maximise(
                     moved = torch.where(finished.view(-1, 1, 1, 1), point, moved)
                 point = moved
     return point.detach()
-
-
-def _start(pictures: Tensor, ball: Ball, start: str, generator: torch.Generator) -> Tensor:
-    if start == "gauss":  # as in TRADES: tiny, and not clamped before the first look
-        return pictures + 0.001 * torch.empty_like(pictures).normal_(generator=generator)
-    return ball.sample(pictures, generator) if start == "uniform" else pictures.clone()
 
 
 def _uniform(like: Tensor, generator: torch.Generator) -> Tensor:

@@ -4,7 +4,8 @@ A change that is meant to change them renews the file, and the diff shows what m
 
     DYNAT_RENEW_GOLDEN=1 pytest tests/test_golden.py
 
-Bits hold for one version of torch and one instruction set; elsewhere the same traces are compared within 2 %.
+Bits hold for one version of torch and one instruction set; elsewhere the first three losses are
+compared within 5 %: one rounding turns the sign of a tiny gradient, and twenty steps later losses may be far apart.
 """
 
 from __future__ import annotations
@@ -63,7 +64,7 @@ def test_losses_are_what_they_were(name: str, digits: data.Dataset) -> None:
     if kept["environment"] == environment():
         assert losses == expected
     else:
-        assert losses == pytest.approx(expected, rel=0.02)
+        assert losses[:3] == pytest.approx(expected[:3], rel=0.05)
 
 
 def test_no_two_runs_are_the_same_training() -> None:

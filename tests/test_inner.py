@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from dynat.inner import Ball, maximise
+from dynat.inner import Ball, climb, maximise
 from dynat.losses import cross_entropy, margin
 from tests.conftest import TwoLayers
 
@@ -161,7 +161,16 @@ def test_a_picture_that_is_finished_stays_and_the_others_go_on(target: TwoLayers
 def test_watch_sees_every_iterate_before_its_update(target: TwoLayers) -> None:
     pictures, labels = torch.rand(6, 3, 2, 2, dtype=torch.float64), torch.zeros(6, dtype=torch.int64)
     seen: list[Tensor] = []
-    ascend(target, pictures, labels, Ball("linf", 0.1), steps=4, start="none", watch=seen.append)
+    climb(
+        target,
+        pictures,
+        pictures,
+        objective=lambda logits: cross_entropy(logits, labels),
+        ball=Ball("linf", 0.1),
+        steps=4,
+        step_size=0.03,
+        watch=seen.append,
+    )
     assert len(seen) == 4
     target.eval()
     torch.testing.assert_close(seen[0], target(pictures))

@@ -144,8 +144,8 @@ def step(
         run,
         pictures,
         truth,
+        method.start(pictures, torch.Generator().manual_seed(0)),
         progress=progress,
-        generator=torch.Generator().manual_seed(0),
         update=lambda loss: loss.backward(),
     )
 

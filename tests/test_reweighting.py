@@ -46,10 +46,10 @@ def test_gairat_counts_every_correct_iterate_before_its_update(target: TwoLayers
     found = method.search(
         target,
         pictures,
+        pictures,
         labels=labels,
         objective=lambda logits: cross_entropy(logits, labels),
         progress=1.0,
-        generator=torch.Generator(),
     )
     point, kappa = pictures, torch.zeros(len(labels))
     target.eval()
@@ -121,10 +121,10 @@ def test_sat_stops_a_picture_once_it_is_hard_enough_and_is_at_in_the_end(
             .search(
                 target,
                 pictures,
+                pictures,
                 labels=labels,
                 objective=lambda logits: cross_entropy(logits, labels),
                 progress=progress,
-                generator=torch.Generator(),
             )
             .pictures
         )
@@ -188,8 +188,8 @@ def test_awp_leaves_no_trace_in_batchnorm_and_updates_from_the_perturbed_point(
             run,
             pictures,
             truth,
+            pictures,
             progress=progress,
-            generator=torch.Generator(),
             update=update,
         )
         results[progress] = network
@@ -229,8 +229,8 @@ def test_awp_never_moves_the_guide(target: TwoLayers, guide: TwoLayers, batch: t
         methods.build(run, THREAT),
         run,
         *batch,
+        batch[0] + 0.01,
         progress=0.0,
-        generator=torch.Generator().manual_seed(0),
         update=lambda loss: loss.backward(),
     )
     for name, parameter in guide.named_parameters():

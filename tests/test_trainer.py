@@ -15,10 +15,12 @@ from torch import Tensor, nn
 from dynat import methods
 from dynat.config import Run
 from dynat.training import Diverged, Trained, TrainingState, train, trainer
-from dynat.training.precision import Precise, Searched, precise
+from dynat.training.networks import Weights, build_pair, weights_of
+from dynat.training.precision import Precise, precise
 from dynat.training.schedule import learning_rate
+from dynat.training.searched import Searched
 from dynat.training.step import joint_step
-from dynat.training.trainer import Row, Trainer, Weights, build_pair, epoch_batches, weights_of
+from dynat.training.trainer import Row, Trainer, epoch_batches
 from tests import tiny
 
 CPU = torch.device("cpu")
@@ -147,9 +149,9 @@ def watched(run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch, seed: int =
     seen: list[tuple[Tensor, Tensor]] = []
     step = joint_step
 
-    def watching(pair: Any, method: Any, run: Run, pictures: Tensor, truth: Tensor, **rest: Any) -> Any:
+    def watching(pair: Any, method: Any, run: Run, pictures: Tensor, truth: Tensor, *rest: Any, **more: Any) -> Any:
         seen.append((pictures.clone(), truth.clone()))
-        return step(pair, method, run, pictures, truth, **rest)
+        return step(pair, method, run, pictures, truth, *rest, **more)
 
     monkeypatch.setattr(trainer, "joint_step", watching)
     trained(run, folder, seed)
@@ -193,19 +195,16 @@ def test_training_leaves_the_global_random_state_alone(tmp_path: Path) -> None:
 
 def test_the_search_starts_elsewhere_in_every_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A generator seeded per step instead of per epoch would perturb every batch alike."""
-    from dynat import inner
+    drawn: list[Tensor] = []
+    original = methods.Method.start
 
-    starts: list[Tensor] = []
-    original = inner._start
-
-    def watching(pictures: Tensor, ball: inner.Ball, start: str, generator: torch.Generator) -> Tensor:
-        found = original(pictures, ball, start, generator)
-        starts.append(found - pictures)
+    def watching(self: methods.Method, clean: Tensor, generator: torch.Generator) -> Tensor:
+        found = original(self, clean, generator)
+        drawn.append(found - clean)
         return found
 
-    monkeypatch.setattr(inner, "_start", watching)
+    monkeypatch.setattr(methods.Method, "start", watching)
     trained(tiny.run(epochs=2, validation={"every": 2, "steps": 1}), tmp_path)
-    drawn = [offset for offset in starts if len(offset) == 16]
     assert len(drawn) == 6
     for number, offset in enumerate(drawn):
         assert not any(torch.allclose(offset, other, atol=1e-5) for other in drawn[:number])
@@ -276,7 +275,7 @@ def test_natural_training_has_no_guide_and_asks_no_search(tmp_path: Path, monkey
     def never(*_: object, **__: object) -> None:
         raise AssertionError("natural training searched for adversarial pictures")
 
-    monkeypatch.setattr(base, "maximise", never)
+    monkeypatch.setattr(base, "climb", never)
     result = trained(RUNS["natural"], tmp_path)
     assert result.guide is None
     assert not [name for name in result.history[0] if "guide" in name or "label" in name]
@@ -515,10 +514,3 @@ def test_the_searched_view_is_nobodys_weights() -> None:
     assert set(network.state_dict()) == names
     assert len(list(network.parameters())) == parameters
     assert network.searched() is network.searched(), "one copy, refreshed"
-
-
-def test_float32_needs_no_view_of_itself() -> None:
-    from dynat import models
-
-    network = precise(models.build("small", classes=5, channels=1), "auto", CPU)
-    assert network.dtype == torch.float32 and network.searched() is network

@@ -60,6 +60,13 @@ class Run(Strict):
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Arithmetic of the networks; auto is bfloat16 on a GPU and float32 elsewhere. Losses are float32."""
 
+    compiled: bool = False
+    """Pass the networks through torch.compile; changes losses in their last bits."""
+    captured: bool = False
+    """On a GPU: record a step as one CUDA graph and replay it."""
+    gpus: Count = 1
+    """Processes that share every batch, one per GPU of the machine."""
+
     @field_validator("method")
     @classmethod
     def _method(cls, value: str) -> str:
@@ -101,6 +108,12 @@ class Run(Strict):
             raise ValueError("inner.objective ce-true is read with labels: dynamic; with true labels it is 'ce'")
         if self.schedule.shape == "one-cycle" and self.schedule.factors != Schedule().factors:
             raise ValueError("schedule.factors is read by shape 'steps' only")
+        if self.batch % self.gpus:
+            raise ValueError(f"a batch of {self.batch} cannot be shared among {self.gpus} GPUs evenly")
+        if self.gpus > 1 and facts.across_batch:
+            raise ValueError(f"method '{self.method}' weighs a picture against its whole batch: it takes gpus: 1")
+        if self.gpus > 1 and self.captured:
+            raise ValueError("captured records the step of one GPU: it takes gpus: 1")
         # With its defaults, so that what a run read is written down and a default that moves moves the digest.
         object.__setattr__(self, "options", facts.options.model_validate(self.options).model_dump())
         return self

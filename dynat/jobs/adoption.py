@@ -16,7 +16,7 @@ from dynat.jobs.training import about, publish
 from dynat.models.foreign import load_foreign
 from dynat.places import Places
 from dynat.training import Trained
-from dynat.training.trainer import weights_of
+from dynat.training.networks import weights_of
 
 
 def run_adoption(spec: TrainingSpec, *, places: Places, say: Callable[[str], None] = print) -> Path:

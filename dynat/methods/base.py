@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from dynat.config import Run
-from dynat.inner import Ball, Objective, maximise
+from dynat.inner import Ball, Objective, climb, starting_point
 from dynat.losses import cross_entropy, kl
 from dynat.models.state import evaluating
 
@@ -57,41 +57,44 @@ class Method:
         self.run = run
         self.ball = ball
 
+    def start(self, clean: Tensor, generator: torch.Generator) -> Tensor:
+        """Where the search of a step begins; nothing after it is random."""
+        return starting_point(clean, self.ball, self.run.inner.start, generator)
+
     def search(
         self,
         target: nn.Module,
         clean: Tensor,
+        start: Tensor,
         *,
         labels: Tensor,  # noqa: ARG002 - for methods that watch the search
         objective: Objective,
         progress: float,  # noqa: ARG002 - for methods whose search changes over training
-        generator: torch.Generator,
     ) -> Found:
         """The adversarial pictures of one step."""
-        return Found(self.maximise(target, clean, objective, generator=generator))
+        return Found(self.climb(target, clean, start, objective))
 
-    def maximise(
+    def climb(
         self,
         target: nn.Module,
         clean: Tensor,
+        start: Tensor,
         objective: Objective,
         *,
-        generator: torch.Generator,
         watch: Callable[[Tensor], None] | None = None,
         stop: Callable[[Tensor], Tensor] | None = None,
     ) -> Tensor:
         """The inner maximisation as the run sets it up."""
         inner = self.run.inner
         assert inner.step_size is not None
-        return maximise(
+        return climb(
             target,
             clean,
+            start,
             objective=objective,
             ball=self.ball,
             steps=inner.steps,
             step_size=inner.step_size,
-            start=inner.start,
-            generator=generator,
             watch=watch,
             stop=stop,
         )

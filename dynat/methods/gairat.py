@@ -30,18 +30,18 @@ class Gairat(Method):
         self,
         target: nn.Module,
         clean: Tensor,
+        start: Tensor,
         *,
         labels: Tensor,
         objective: Objective,
         progress: float,  # noqa: ARG002
-        generator: torch.Generator,
     ) -> Found:
         kappa = torch.zeros(len(clean), device=clean.device)
 
         def count(logits: Tensor) -> None:
             kappa.add_(logits.argmax(1) == labels)
 
-        pictures = self.maximise(target, clean, objective, generator=generator, watch=count)
+        pictures = self.climb(target, clean, start, objective, watch=count)
         return Found(pictures, correct_steps=kappa)
 
     def loss(self, lesson: Lesson) -> Parts:

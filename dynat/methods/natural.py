@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from dynat.losses import cross_entropy
@@ -11,7 +12,10 @@ from dynat.methods.base import Found, Lesson, Method, Parts
 
 
 class Natural(Method):
-    def search(self, target: nn.Module, clean: Tensor, **_: Any) -> Found:  # noqa: ARG002
+    def start(self, clean: Tensor, generator: torch.Generator) -> Tensor:  # noqa: ARG002
+        return clean
+
+    def search(self, target: nn.Module, clean: Tensor, start: Tensor, **_: Any) -> Found:  # noqa: ARG002
         return Found(clean)
 
     def loss(self, lesson: Lesson) -> Parts:

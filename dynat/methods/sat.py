@@ -7,7 +7,6 @@ the ramp is our choice, the loss is AT's.
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
 from dynat.inner import Objective
@@ -21,18 +20,18 @@ class Sat(AdversarialTraining):
         self,
         target: nn.Module,
         clean: Tensor,
+        start: Tensor,
         *,
         labels: Tensor,
         objective: Objective,
         progress: float,
-        generator: torch.Generator,
     ) -> Found:
         threshold = self.threshold(progress)
 
         def hard_enough(logits: Tensor) -> Tensor:
             return probability_gap(logits, labels) > threshold
 
-        return Found(self.maximise(target, clean, objective, generator=generator, stop=hard_enough))
+        return Found(self.climb(target, clean, start, objective, stop=hard_enough))
 
     def threshold(self, progress: float) -> float:
         easy, ramp = self.run.options["easy"], self.run.options["ramp"]

@@ -9,7 +9,7 @@ and the guide do not. BatchNorm's running statistics are not touched by the forw
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -17,11 +17,20 @@ from torch import Tensor, nn
 
 
 @contextmanager
-def perturbed(target: nn.Module, gamma: float, loss: Callable[[], Tensor]) -> Iterator[None]:
-    """The target at the weights where `loss()` grows fastest, within `gamma` of each tensor's own length."""
+def perturbed(
+    target: nn.Module,
+    gamma: float,
+    loss: Callable[[], Tensor],
+    average: Callable[[Sequence[Tensor]], None] = lambda gradients: None,
+) -> Iterator[None]:
+    """The target at the weights where `loss()` grows fastest, within `gamma` of each tensor's own length.
+
+    `average` makes the gradients those of the whole batch where this process sees a share of it.
+    """
     weights: list[Tensor] = [w for name, w in target.named_parameters() if w.ndim > 1 and name.endswith("weight")]
     with _untracked(target):
         gradients = torch.autograd.grad(loss(), weights)
+    average(gradients)
     with torch.no_grad():
         offsets = [
             gamma * torch.linalg.vector_norm(weight) * gradient / (torch.linalg.vector_norm(gradient) + 1e-20)

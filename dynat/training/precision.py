@@ -6,72 +6,69 @@ no_grad in its cache, and the training forward after it would silently get no gr
 
 from __future__ import annotations
 
-import copy
+import warnings
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
+from dynat.training.searched import Searched
+
 
 class Precise(nn.Module):
-    """`net`, computing in `dtype`."""
+    """`net`, computing in `dtype`, its pictures and features channels-last: what convolutions are fastest on."""
 
-    def __init__(self, net: nn.Module, dtype: torch.dtype, memory_format: torch.memory_format) -> None:
+    def __init__(self, net: nn.Module, dtype: torch.dtype, *, compiled: bool = False) -> None:
         super().__init__()
-        self.net = net.to(memory_format=memory_format)  # type: ignore[call-overload]
+        self.net = net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.dtype = dtype
-        self.memory_format = memory_format
-        # In a list, so that it is no submodule: it has no weights of its own to save.
+        # In lists, so that they are no submodules: they have no weights of their own to save.
+        self._compiled: list[Compiled] = [Compiled(self.net)] if compiled else []
         self._searched: list[Searched] = []
 
     def forward(self, pictures: Tensor) -> Tensor:
-        pictures = pictures.contiguous(memory_format=self.memory_format)
+        pictures = pictures.contiguous(memory_format=torch.channels_last)
+        # Compiled code is for training; validation is rare and not worth another compilation.
+        run = self._compiled[0] if self._compiled and self.training else self.net
         with torch.autocast(pictures.device.type, dtype=self.dtype, enabled=self.dtype != torch.float32):
-            logits: Tensor = self.net(pictures)
+            logits: Tensor = run(pictures)
         return logits.float()
 
     def searched(self) -> nn.Module:
-        """The network as the inner search sees it now: same weights, cast once rather than per forward."""
-        if self.dtype == torch.float32:
-            return self
+        """The network as the inner search sees it now."""
         if not self._searched:
-            self._searched.append(Searched(self))
+            view = Searched(self.net, self.dtype)
+            view.run = Compiled(view.net) if self._compiled else view.net
+            self._searched.append(view)
         self._searched[0].refresh(self.net)
         return self._searched[0]
 
 
-class Searched(nn.Module):
-    """A frozen copy in evaluation mode whose convolutions and linear layers are stored in low precision."""
+class Compiled:
+    """torch.compile of a network, in one piece, for the shape it meets first; otherwise the network as it is."""
 
-    def __init__(self, source: Precise) -> None:
-        super().__init__()
-        self.dtype, self.memory_format = source.dtype, source.memory_format
-        self.net = copy.deepcopy(source.net).eval().requires_grad_(False)
-        for module in self.net.modules():
-            if isinstance(module, nn.Conv2d | nn.Linear):
-                module.to(self.dtype)
-        self.eval()
+    def __init__(self, net: nn.Module) -> None:
+        self.net: Callable[[Tensor], Tensor] = net
+        self.shape: torch.Size | None = None
+        self.run: Callable[[Tensor], Tensor] = torch.compile(net, fullgraph=True, dynamic=False)
 
-    @torch.no_grad()
-    def refresh(self, net: nn.Module) -> None:
-        torch._foreach_copy_(list(self.net.parameters()), list(net.parameters()))
-        for kept, current in zip(self.net.buffers(), net.buffers(), strict=True):
-            kept.copy_(current)
-
-    def forward(self, pictures: Tensor) -> Tensor:
-        pictures = pictures.to(self.dtype).contiguous(memory_format=self.memory_format)
-        logits: Tensor = self.net(pictures)
-        return logits.float()
+    def __call__(self, pictures: Tensor) -> Tensor:
+        self.shape = self.shape or pictures.shape
+        if self.run is self.net or pictures.shape != self.shape:
+            return self.net(pictures)
+        try:
+            return self.run(pictures)
+        except Exception as error:
+            # An error of the network's own comes again below.
+            warnings.warn(f"torch.compile failed, so this network runs plainly: {error}", stacklevel=2)
+            self.run = self.net
+            return self.net(pictures)
 
 
-def precise(net: nn.Module, precision: str, device: torch.device) -> Precise:
-    """`auto` is bfloat16 and channels-last on a GPU that has them, float32 elsewhere."""
-    cuda = device.type == "cuda"
-    low = precision == "bfloat16" or (precision == "auto" and cuda and torch.cuda.is_bf16_supported())
-    return Precise(
-        net,
-        torch.bfloat16 if low else torch.float32,
-        torch.channels_last if cuda or low else torch.contiguous_format,
-    )
+def precise(net: nn.Module, precision: str, device: torch.device, *, compiled: bool = False) -> Precise:
+    """`auto` is bfloat16 on a GPU that has it, float32 elsewhere."""
+    low = precision == "bfloat16" or (precision == "auto" and device.type == "cuda" and torch.cuda.is_bf16_supported())
+    return Precise(net, torch.bfloat16 if low else torch.float32, compiled=compiled)
 
 
 def searched(network: nn.Module) -> nn.Module:

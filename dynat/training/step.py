@@ -24,6 +24,7 @@ from dynat.methods import LABEL_SOURCES, Lesson, Method, objective_for
 from dynat.models.state import evaluating
 from dynat.training.awp import perturbed
 from dynat.training.precision import searched
+from dynat.training.world import World
 
 RELEASED_PROXY_WEIGHT = 6.0
 """beta of the TRADES loss against which the released DYNAT-AWP perturbs the weights."""
@@ -52,21 +53,25 @@ def joint_step(
     run: Run,
     pictures: Tensor,
     truth: Tensor,
+    start: Tensor,
     *,
     progress: float,
-    generator: torch.Generator,
     update: Callable[[Tensor], object],
+    world: World | None = None,
 ) -> dict[str, Tensor]:
-    """One step: hands the loss of both networks to `update` and returns what a person wants to see of it."""
+    """One step, its search from `start`: hands the loss of both networks to `update`, returns what one wants to see.
+
+    Nothing in it is random, waits for the device or branches on a tensor's value: it can be recorded whole.
+    """
     guide_logits = None if pair.guide is None else pair.guide(pictures)
     labels = LABEL_SOURCES[run.labels](_labelling(pair, run, pictures, guide_logits), truth)
 
     asked = searched(pair.target)
     objective = objective_for(method, asked, pictures, labels=labels, truth=truth)
-    found = method.search(asked, pictures, labels=labels, objective=objective, progress=progress, generator=generator)
+    found = method.search(asked, pictures, start, labels=labels, objective=objective, progress=progress)
 
     lesson = Lesson(pair.target, pictures, labels, found, guide_logits, progress)
-    with _weights_of(run, method, lesson, truth):
+    with _weights_of(run, method, lesson, truth, world or World()):
         parts = {name: part.mean() for name, part in method.loss(lesson).items()}
         loss = torch.stack(list(parts.values())).sum()
         seen = {f"loss_{name}": part.detach() for name, part in parts.items()}
@@ -80,7 +85,7 @@ def joint_step(
     return {"loss": loss.detach(), **seen}
 
 
-def _weights_of(run: Run, method: Method, lesson: Lesson, truth: Tensor) -> AbstractContextManager[None]:
+def _weights_of(run: Run, method: Method, lesson: Lesson, truth: Tensor, world: World) -> AbstractContextManager[None]:
     """The weights at which the loss is taken: the target's own, or under AWP perturbed ones."""
     if run.awp is None or lesson.progress < run.awp.warm_up:
         return nullcontext()
@@ -93,7 +98,7 @@ def _weights_of(run: Run, method: Method, lesson: Lesson, truth: Tensor) -> Abst
             return (cross_entropy(clean, truth) + RELEASED_PROXY_WEIGHT * kl(clean, adversarial)).mean()
         return torch.stack([part.mean() for part in method.loss(apart).values()]).sum()
 
-    return perturbed(lesson.target, run.awp.gamma, proxy)
+    return perturbed(lesson.target, run.awp.gamma, proxy, world.average)
 
 
 def _labelling(pair: Pair, run: Run, pictures: Tensor, guide_logits: Tensor | None) -> Tensor | None:

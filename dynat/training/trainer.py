@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -16,21 +17,25 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dynat import methods, models
+from dynat import methods
 from dynat.config import Run, Threat
 from dynat.data import Dataset, Pictures, augment, to_pixels
-from dynat.training.precision import precise
+from dynat.training.captured import Captured, Step
+from dynat.training.networks import Weights, build_pair, update_average, weights_of
 from dynat.training.schedule import learning_rate
 from dynat.training.state import TrainingState
-from dynat.training.step import Pair, joint_step
+from dynat.training.step import joint_step
 from dynat.training.validate import validate
+from dynat.training.world import World
 
 Row = dict[str, float]
-Weights = dict[str, Tensor]
+
+LOOK_EVERY = {"cpu": 1, "cuda": 50}
+"""Steps between two looks at the loss: to look is to wait for the device."""
 
 
 class Diverged(RuntimeError):
-    """The loss is no number any more; the weights are those before it."""
+    """The loss is no number any more; the step that saw it moved no weight."""
 
 
 @dataclass(frozen=True)
@@ -52,37 +57,54 @@ def train(
     seed: int,
     device: torch.device,
     state: TrainingState,
+    world: World | None = None,
     report: Callable[[Row], None] = lambda row: None,
     track: Callable[[Iterator[Any], int, str], Iterator[Any]] = lambda steps, total, title: steps,
 ) -> Trained:
-    """Train `run` on `data`, going on from `state` where there is one."""
-    trainer = Trainer(run, threat, data, seed=seed, device=device)
+    """Train `run` on `data`, going on from `state` where there is one. The process that leads saves and reports."""
+    trainer = Trainer(run, threat, data, seed=seed, device=device, world=world)
     saved = state.load(device)
     if saved is not None:
         trainer.restore(saved)
     while trainer.finished < run.epochs:
         row = trainer.epoch(track)
-        state.save(trainer.snapshot())
-        report(row)
+        if trainer.world.leads:
+            state.save(trainer.snapshot())
+            report(row)
     return trainer.result()
 
 
 class Trainer:
-    def __init__(self, run: Run, threat: Threat, data: Dataset, *, seed: int, device: torch.device) -> None:
+    def __init__(
+        self,
+        run: Run,
+        threat: Threat,
+        data: Dataset,
+        *,
+        seed: int,
+        device: torch.device,
+        world: World | None = None,
+    ) -> None:
         self.run, self.threat, self.seed, self.device = run, threat, seed, device
+        self.world = world or World()
         self.train_set, self.held_out = data.train.to(device), data.validation.to(device)
         self.method = methods.build(run, threat)
-        self.pair = build_pair(run, classes=len(data.classes), channels=data.channels, seed=seed, device=device)
+        self.pair = build_pair(
+            run, classes=len(data.classes), channels=data.channels, seed=seed, device=device, world=self.world
+        )
         self.average = copy.deepcopy(self.pair.target).requires_grad_(False) if run.ema else None
+        self.recorded = run.captured and device.type == "cuda"
         self.optimiser = torch.optim.SGD(
             self.pair.parameters(),
-            lr=run.schedule.lr,
+            # A tensor where steps are recorded, so that a recording reads today's rate.
+            lr=torch.tensor(run.schedule.lr, device=device) if self.recorded else run.schedule.lr,
             momentum=run.optimiser.momentum,
             weight_decay=run.optimiser.weight_decay,
             nesterov=run.optimiser.nesterov,
-            fused=device.type == "cuda",
+            fused=True,
         )
         self.noise = torch.Generator(device)
+        self.advance: Step = self._advance
         self.finished = 0
         self.history: list[Row] = []
         self.best: dict[str, Any] | None = None
@@ -98,6 +120,8 @@ class Trainer:
         crops = self._generator("crops")
         self.noise.manual_seed(self._seed("noise"))
         self.pair.train()
+        if self.recorded:
+            self.advance = Captured(self._advance)
         rate = learning_rate(self.run.schedule, epochs=epochs, progress=self.finished)
         total: dict[str, Tensor] = {}
         title = f"epoch {self.finished + 1}/{epochs}"
@@ -112,10 +136,15 @@ class Trainer:
             )
             seen = self._step(to_pixels(images), self.train_set.labels[index])
             total = {name: total.get(name, 0) + value for name, value in seen.items()}
+            if (number + 1) % LOOK_EVERY[self.device.type] == 0 and not torch.isfinite(total["loss"]):
+                raise self._diverged(self.finished + 1)
         self.finished += 1
+        self.world.average(list(total.values()))
         row: Row = {"epoch": self.finished, "learning_rate": rate}
         row |= {name: float(value) / len(batches) for name, value in total.items()}
-        if not all(bool(torch.isfinite(parameter).all()) for parameter in self.pair.parameters()):
+        if not math.isfinite(row["loss"]) or not all(
+            bool(torch.isfinite(parameter).all()) for parameter in self.pair.parameters()
+        ):
             raise self._diverged(self.finished)  # the last update of the epoch, which no loss has seen
         row |= self._validate()
         row["seconds"] = time.perf_counter() - began
@@ -123,26 +152,33 @@ class Trainer:
         return row
 
     def _step(self, pixels: Tensor, truth: Tensor) -> dict[str, Tensor]:
+        """A step on a whole batch. All that is random is drawn for all of it; then each process takes its share."""
+        start = self.method.start(pixels, self.noise)
+        return self.advance(*(self.world.share(part) for part in (pixels, truth, start)))
+
+    def _advance(self, pixels: Tensor, truth: Tensor, start: Tensor) -> dict[str, Tensor]:
         seen = joint_step(
             self.pair,
             self.method,
             self.run,
             pixels,
             truth,
+            start,
             progress=self.finished / self.run.epochs,
-            generator=self.noise,
             update=self._update,
+            world=self.world,
         )
         if self.average is not None:  # only now: under AWP the update happens at perturbed weights
             update_average(self.average, self.pair.target, self.run.ema)
         return seen
 
     def _update(self, loss: Tensor) -> None:
-        """One optimiser step for both networks, unless the loss is no number."""
-        if not torch.isfinite(loss):
-            raise self._diverged(self.finished + 1)
+        """One optimiser step for both networks, which the optimiser itself leaves out if the loss is no number."""
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
+        mean = loss.detach().clone()
+        self.world.average([mean, *(p.grad for p in self.pair.parameters() if p.grad is not None)])
+        self.optimiser.found_inf = (~torch.isfinite(mean)).float()  # type: ignore[attr-defined]
         self.optimiser.step()
 
     def _validate(self) -> Row:
@@ -199,7 +235,10 @@ class Trainer:
 
     def _set_rate(self, rate: float) -> None:
         for group in self.optimiser.param_groups:
-            group["lr"] = rate
+            if isinstance(group["lr"], Tensor):
+                group["lr"].fill_(rate)
+            else:
+                group["lr"] = rate
 
     def _seed(self, purpose: str, epoch: int | None = None) -> int:
         """A seed for this purpose in this epoch; the same whether or not the training was interrupted."""
@@ -216,37 +255,8 @@ class Trainer:
         )
 
 
-def build_pair(run: Run, *, classes: int, channels: int, seed: int, device: torch.device) -> Pair:
-    """Fresh networks. The target comes first, so that it starts alike in every run with this seed."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        networks = [
-            models.build(name, classes=classes, channels=channels).to(device)
-            for name in (run.target, run.guide)
-            if name is not None
-        ]
-    made = [precise(network, run.precision, device) for network in networks]
-    return Pair(made[0], made[1] if len(made) > 1 else None)
-
-
 def epoch_batches(pictures: Pictures, size: int, generator: torch.Generator) -> Iterator[Tensor]:
     """Indices of full batches in a fresh order; what does not fill a batch waits for the next epoch."""
     order = torch.randperm(len(pictures), generator=generator, device=pictures.images.device)
     size = min(size, len(pictures))
     yield from order[: len(pictures) // size * size].view(-1, size)
-
-
-@torch.no_grad()
-def update_average(average: nn.Module, current: nn.Module, decay: float) -> None:
-    """Weights move towards the current ones; BatchNorm's statistics are taken as they are."""
-    for mean, value in zip(average.parameters(), current.parameters(), strict=True):
-        mean.lerp_(value, 1 - decay)
-    for kept, buffer in zip(average.buffers(), current.buffers(), strict=True):
-        kept.copy_(buffer)
-
-
-def weights_of(model: nn.Module) -> Weights:
-    """A copy of the network's weights, under its own names, whatever wraps it."""
-    return {
-        name.removeprefix("net."): value.detach().clone().contiguous() for name, value in model.state_dict().items()
-    }

@@ -10,6 +10,7 @@ from dynat.data import Pictures, to_pixels
 from dynat.inner import Ball, maximise
 from dynat.losses import cross_entropy
 from dynat.models.state import evaluating
+from dynat.training.precision import searched
 
 
 def validate(
@@ -22,12 +23,13 @@ def validate(
     generator: torch.Generator,
     batch: int = 1000,
 ) -> dict[str, float]:
-    """Clean and PGD accuracy of the target, clean accuracy of the guide."""
+    """Clean and PGD accuracy of the target, clean accuracy of the guide. The target itself has the last word."""
     ball = Ball(threat.norm, threat.eps)
+    asked = searched(target)
     right: dict[str, int] = {"clean": 0, "pgd": 0} | ({} if guide is None else {"guide_clean": 0})
     for images, labels in held_out.batches(batch):
         pixels = to_pixels(images)
-        adversarial = _pgd(target, pixels, labels, ball, run.validation.steps, generator)
+        adversarial = _pgd(asked, pixels, labels, ball, run.validation.steps, generator)
         right["clean"] += _correct(target, pixels, labels)
         right["pgd"] += _correct(target, adversarial, labels)
         if guide is not None:

@@ -1,0 +1,103 @@
+"""The target as the inner search sees it: the same function in evaluation mode, in fewer operations.
+
+Its weights do not change while a step searches, so once per step they are copied, BatchNorm is folded into the
+convolution before it (w' = w s, b' = b - m s, with s = gamma / sqrt(variance + eps)), and all is stored in the
+precision that the network computes in. The search then runs neither BatchNorm nor casts. In float32 the
+logits differ from the network's by rounding alone.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, fx, nn
+
+
+class Searched(nn.Module):
+    """A frozen, folded copy of `net`; `refresh` brings it to the network's weights of now."""
+
+    def __init__(self, net: nn.Module, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.dtype = dtype
+        self.net, self.norms = folded(copy.deepcopy(net).eval().requires_grad_(False))
+        for module in self.net.modules():
+            if isinstance(module, nn.Conv2d | nn.Linear):
+                module.to(dtype)
+        self.net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.eval()
+        self.run: Callable[[Tensor], Tensor] = self.net
+
+    @torch.no_grad()
+    def refresh(self, net: nn.Module) -> None:
+        """Copy what has the same name, then fold: a list per operation, so that depth costs few launches."""
+        current = {**dict(net.named_parameters()), **dict(net.named_buffers())}
+        kept = {**dict(self.net.named_parameters()), **dict(self.net.named_buffers())}
+        convolutions = [kept.pop(f"{name}.weight") for name in self.norms]
+        shifts = [kept.pop(f"{name}.bias") for name in self.norms]
+        torch._foreach_copy_(list(kept.values()), [current[name] for name in kept])
+        if not self.norms:
+            return
+        gamma, beta, mean, variance = (
+            [current[f"{norm}.{part}"] for norm, _ in self.norms.values()]
+            for part in ("weight", "bias", "running_mean", "running_var")
+        )
+        variance = list(torch._foreach_add(variance, [eps for _, eps in self.norms.values()]))
+        scale = torch._foreach_mul(torch._foreach_rsqrt(variance), gamma)
+        weights = [current[f"{name}.weight"] for name in self.norms]
+        torch._foreach_copy_(convolutions, torch._foreach_mul(weights, [s.view(-1, 1, 1, 1) for s in scale]))
+        torch._foreach_copy_(shifts, torch._foreach_sub(beta, torch._foreach_mul(mean, scale)))
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        pictures = pictures.to(self.dtype).contiguous(memory_format=torch.channels_last)
+        logits = self.run(pictures)
+        return logits.float()
+
+
+class _Tracer(fx.Tracer):
+    """Takes modules without weights whole: what they ask of a shape in Python, no trace could follow."""
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        norm = isinstance(m, nn.modules.batchnorm._BatchNorm)
+        return norm or next(m.parameters(), None) is None or super().is_leaf_module(m, module_qualified_name)
+
+
+def folded(net: nn.Module) -> tuple[nn.Module, dict[str, tuple[str, float]]]:
+    """`net` without the BatchNorms that follow a convolution, and where those were: {convolution: (norm, eps)}.
+
+    A network that cannot be traced (a plug-in's may not) stays as it is, which costs speed alone.
+    """
+    try:
+        graph = _Tracer().trace(net)
+    except Exception:
+        return net, {}
+    modules = dict(net.named_modules())
+    norms: dict[str, tuple[str, float]] = {}
+    for node in list(graph.nodes):
+        pair = _pair(node, modules)
+        if pair is not None:
+            convolution, norm = pair
+            modules[convolution].bias = nn.Parameter(
+                torch.zeros_like(modules[norm].bias),
+                requires_grad=False,
+            )
+            norms[convolution] = norm, float(modules[norm].eps)
+            node.replace_all_uses_with(node.args[0])
+            graph.erase_node(node)
+    return fx.GraphModule(net, graph), norms
+
+
+def _pair(node: fx.Node, modules: dict[str, nn.Module]) -> tuple[str, str] | None:
+    """The names of a convolution without bias and of the BatchNorm that alone reads it, if `node` is that norm."""
+    before = node.args[0] if node.args else None
+    if node.op != "call_module" or not isinstance(before, fx.Node) or before.op != "call_module":
+        return None
+    norm, convolution = modules[str(node.target)], modules[str(before.target)]
+    if not isinstance(norm, nn.modules.batchnorm._BatchNorm) or not isinstance(convolution, nn.Conv2d):
+        return None
+    alone = len(before.users) == 1 and all(
+        sum(other.target == one.target for other in node.graph.nodes) == 1 for one in (node, before)
+    )
+    plain = convolution.bias is None and norm.affine and norm.running_var is not None
+    return (str(before.target), str(node.target)) if alone and plain else None
