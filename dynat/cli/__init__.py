@@ -17,7 +17,7 @@ def main() -> None:
     except (ValueError, FileNotFoundError) as error:
         _leave(str(error), 2)
     except RuntimeError as error:
-        if type(error).__name__ != "Diverged":
+        if type(error).__name__ not in ("Diverged", "Lost"):
             raise
         _leave(str(error), 1)
     except OSError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -96,11 +97,14 @@ def train(
             raise ConfigError(f"{run} is trained already: dynat adopt {run}")
         threads = threads or experiment.threads
     with _quick_imports():
+        from dynat.jobs import ranks
         from dynat.jobs.terminal import use_threads
         from dynat.jobs.training import run_training
 
-    use_threads(threads)
-
+    if wanted.run.gpus > 1 and ranks.world().size == 1:
+        ranks.launch(wanted.run.gpus, sys.argv[1:])
+        return
+    use_threads(threads and max(1, threads // wanted.run.gpus))
     run_training(wanted, seed=seed, places=Places(data, results, state), device=device, say=_say)
 
 
@@ -227,6 +231,8 @@ def _summary(run: Run) -> str:
     said += ["no clean forward"] if run.guide and not run.clean_forward and run.method in ("at", "lbgat") else []
     said += ["clean forward"] if run.clean_forward and not run.guide else []
     said += [f"AWP gamma {run.awp.gamma:g}"] if run.awp else []
+    said += [name for name in ("compiled", "captured") if getattr(run, name)]
+    said += [f"{run.gpus} GPUs"] if run.gpus > 1 else []
     said += [f"{key} {value:g}" if isinstance(value, float) else f"{key} {value}" for key, value in run.options.items()]
     return ", ".join([*said, f"{run.epochs} epochs"])
 

@@ -18,9 +18,11 @@ import dynat
 from dynat import data, provenance
 from dynat.config import TrainingSpec, digest
 from dynat.files import atomic_text, atomic_write
+from dynat.jobs.ranks import joined, world
 from dynat.jobs.terminal import choose_device, track
 from dynat.places import Places
 from dynat.training import Trained, TrainingState, train
+from dynat.training.world import World
 
 
 def run_training(
@@ -32,7 +34,14 @@ def run_training(
     say: Callable[[str], None] = print,
 ) -> Path:
     """Train what `spec` says and publish it; a training that was interrupted goes on."""
-    chosen = choose_device(device)
+    with joined(world(), choose_device(device)) as chosen:
+        return _train(spec, seed, places, chosen, world(), say)
+
+
+def _train(
+    spec: TrainingSpec, seed: int, places: Places, chosen: torch.device, world: World, say: Callable[[str], None]
+) -> Path:
+    say = say if world.leads else _silent
     pictures = data.load(places.pictures(spec.data))
     code = provenance.code_digest(provenance.training_sources(spec.run.method))
     name = digest(spec, seed, pictures.digest, code, chosen.type, torch.__version__)
@@ -48,13 +57,20 @@ def run_training(
         seed=seed,
         device=chosen,
         state=state,
+        world=world,
         report=lambda row: say(line(row, spec.run.epochs)),
-        track=track,
+        track=track if world.leads else lambda steps, total, title: steps,
     )
+    if not world.leads:
+        return folder
     publish(folder, trained, _config(spec, seed, pictures, trained, name, chosen))
     state.discard()
     say(f"best epoch {trained.best_epoch} of {spec.run.epochs}; written to {folder}")
     return folder
+
+
+def _silent(_: str) -> None:
+    """For the processes that do not lead."""
 
 
 def publish(folder: Path, trained: Trained, config: dict[str, Any]) -> None:

@@ -26,7 +26,7 @@ rule training:
         run="|".join(map(re.escape, ALONE)) or "none",
     threads: EXPERIMENT.threads
     resources:
-        gpu=GPU,
+        gpu=lambda wildcards: GPU * EXPERIMENT.runs[wildcards.run].gpus,
     params:
         spec=lambda wildcards: EXPERIMENT.training(wildcards.run).model_dump_json(),
     shell:
