@@ -6,12 +6,12 @@ no_grad in its cache, and the training forward after it would silently get no gr
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor, nn
 
+from dynat.training.compiled import Compiled
 from dynat.training.searched import Searched
 
 
@@ -30,39 +30,17 @@ class Precise(nn.Module):
         pictures = pictures.contiguous(memory_format=torch.channels_last)
         # Compiled code is for training; validation is rare and not worth another compilation.
         run = self._compiled[0] if self._compiled and self.training else self.net
-        with torch.autocast(pictures.device.type, dtype=self.dtype, enabled=self.dtype != torch.float32):
+        low = self.dtype != torch.float32
+        with torch.autocast(pictures.device.type, dtype=self.dtype) if low else nullcontext():
             logits: Tensor = run(pictures)
         return logits.float()
 
     def searched(self) -> nn.Module:
         """The network as the inner search sees it now."""
         if not self._searched:
-            view = Searched(self.net, self.dtype)
-            view.run = Compiled(view.net) if self._compiled else view.net
-            self._searched.append(view)
+            self._searched.append(Searched(self.net, self.dtype, compiled=bool(self._compiled)))
         self._searched[0].refresh(self.net)
         return self._searched[0]
-
-
-class Compiled:
-    """torch.compile of a network, in one piece, for the shape it meets first; otherwise the network as it is."""
-
-    def __init__(self, net: nn.Module) -> None:
-        self.net: Callable[[Tensor], Tensor] = net
-        self.shape: torch.Size | None = None
-        self.run: Callable[[Tensor], Tensor] = torch.compile(net, fullgraph=True, dynamic=False)
-
-    def __call__(self, pictures: Tensor) -> Tensor:
-        self.shape = self.shape or pictures.shape
-        if self.run is self.net or pictures.shape != self.shape:
-            return self.net(pictures)
-        try:
-            return self.run(pictures)
-        except Exception as error:
-            # An error of the network's own comes again below.
-            warnings.warn(f"torch.compile failed, so this network runs plainly: {error}", stacklevel=2)
-            self.run = self.net
-            return self.net(pictures)
 
 
 def precise(net: nn.Module, precision: str, device: torch.device, *, compiled: bool = False) -> Precise:

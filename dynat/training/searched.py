@@ -9,16 +9,17 @@ logits differ from the network's by rounding alone.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
 
 import torch
 from torch import Tensor, fx, nn
+
+from dynat.training.compiled import Compiled
 
 
 class Searched(nn.Module):
     """A frozen, folded copy of `net`; `refresh` brings it to the network's weights of now."""
 
-    def __init__(self, net: nn.Module, dtype: torch.dtype) -> None:
+    def __init__(self, net: nn.Module, dtype: torch.dtype, *, compiled: bool = False) -> None:
         super().__init__()
         self.dtype = dtype
         self.net, self.norms = folded(copy.deepcopy(net).eval().requires_grad_(False))
@@ -27,7 +28,7 @@ class Searched(nn.Module):
                 module.to(dtype)
         self.net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.eval()
-        self.run: Callable[[Tensor], Tensor] = self.net
+        self._compiled: list[Compiled] = [Compiled(self.net)] if compiled else []
 
     @torch.no_grad()
     def refresh(self, net: nn.Module) -> None:
@@ -51,7 +52,8 @@ class Searched(nn.Module):
 
     def forward(self, pictures: Tensor) -> Tensor:
         pictures = pictures.to(self.dtype).contiguous(memory_format=torch.channels_last)
-        logits = self.run(pictures)
+        run = self._compiled[0] if self._compiled else self.net
+        logits: Tensor = run(pictures)
         return logits.float()
 
 
