@@ -10,7 +10,7 @@ export UV_LINK_MODE ?= copy
 # Bytecode once, at install: otherwise each of the pipeline's short jobs may compile torch again.
 export UV_COMPILE_BYTECODE ?= 1
 
-.PHONY: help env run test test-slow lint lock readme clean
+.PHONY: help env run test test-slow lint lock readme bench bench-step bench-memory bench-dag bench-gpu clean
 
 help: ## what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -46,6 +46,20 @@ lock: ## requirements.lock anew from pyproject.toml
 
 readme: $(STAMP) ## README.md's table and figures anew from results/digits
 	@python docs/refresh.py
+
+bench: bench-step bench-memory bench-dag ## speed and memory here: tables, and JSON under benchmarks/out
+
+bench-step: $(STAMP) ## the training step beside the authors' restated one
+	@python benchmarks/step.py
+
+bench-memory: $(STAMP) ## its peak memory
+	@python benchmarks/memory.py
+
+bench-dag: $(STAMP) ## what the pipeline costs beside its jobs
+	@python benchmarks/dag.py
+
+bench-gpu: $(STAMP) ## everything that only a GPU can tell, under ten minutes
+	@python benchmarks/gpu.py --json benchmarks/out/gpu.json
 
 clean: ## what can be made again: results, states, logs (data sets stay)
 	@rm -rf results runs logs

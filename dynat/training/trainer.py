@@ -118,10 +118,7 @@ class Trainer:
         began, epochs = time.perf_counter(), self.run.epochs
         batches = list(epoch_batches(self.train_set, self.run.batch, self._generator("order")))
         crops = self._generator("crops")
-        self.noise.manual_seed(self._seed("noise"))
-        self.pair.train()
-        if self.recorded:
-            self.advance = Captured(self._advance)
+        self.begin_epoch()
         rate = learning_rate(self.run.schedule, epochs=epochs, progress=self.finished)
         total: dict[str, Tensor] = {}
         title = f"epoch {self.finished + 1}/{epochs}"
@@ -150,6 +147,13 @@ class Trainer:
         row["seconds"] = time.perf_counter() - began
         self.history.append(row)
         return row
+
+    def begin_epoch(self) -> None:
+        """What every epoch starts with: fresh noise, training mode, and a recording, which knows this epoch alone."""
+        self.noise.manual_seed(self._seed("noise"))
+        self.pair.train()
+        if self.recorded:
+            self.advance = Captured(self._advance)
 
     def _step(self, pixels: Tensor, truth: Tensor) -> dict[str, Tensor]:
         """A step on a whole batch. All that is random is drawn for all of it; then each process takes its share."""
