@@ -370,6 +370,19 @@ def test_a_loss_that_is_no_number_stops_before_the_update(
     assert_same_training(whole, trained(tiny.dynat(), folder))
 
 
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_loss_that_is_no_number_moves_no_weight(bad: float) -> None:
+    """The optimiser itself leaves the update out, so that nobody has to wait for the loss."""
+    subject = a_trainer(tiny.dynat())
+    subject.epoch(untracked)
+    parameters = subject.pair.parameters()
+    before = [parameter.detach().clone() for parameter in parameters]
+    subject._update(bad * torch.stack([parameter.sum() for parameter in parameters]).sum())
+    assert all(torch.equal(old, new) for old, new in zip(before, parameters, strict=True))
+    subject._update(torch.stack([parameter.sum() for parameter in parameters]).sum())
+    assert not any(torch.equal(old, new) for old, new in zip(before, parameters, strict=True))
+
+
 # --- what is kept ---------------------------------------------------------------------------------------------
 
 SCORES: dict[str, tuple[str, list[tuple[float, float]], int]] = {
