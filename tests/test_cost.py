@@ -221,7 +221,32 @@ class Branching(nn.Module):
         return out if out.sum() > 0 else -out
 
 
-@pytest.mark.parametrize("kind", [Shared, Branching])
+class Tied(nn.Module):
+    """Two convolutions with one weight: folding one would change the other."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two = (nn.Conv2d(3, 3, 3, padding=1, bias=False) for _ in range(2))
+        self.two.weight = self.one.weight
+        self.norm = nn.BatchNorm2d(3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.two(self.norm(self.one(x))).mean((2, 3))
+
+
+class Parametrised(nn.Module):
+    """A convolution whose weight is computed from another."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.utils.parametrizations.weight_norm(nn.Conv2d(3, 3, 3, bias=False))
+        self.norm = nn.BatchNorm2d(3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(self.conv(x)).mean((2, 3))
+
+
+@pytest.mark.parametrize("kind", [Shared, Branching, Tied, Parametrised])
 def test_what_cannot_be_folded_stays_as_it_is(kind: Callable[[], nn.Module]) -> None:
     network = precise(trained_a_little(kind()), "float32", CPU)
     pictures = torch.rand(8, 3, 16, 16)

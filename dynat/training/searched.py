@@ -68,11 +68,15 @@ class _Tracer(fx.Tracer):
 def folded(net: nn.Module) -> tuple[nn.Module, dict[str, tuple[str, float]]]:
     """`net` without the BatchNorms that follow a convolution, and where those were: {convolution: (norm, eps)}.
 
-    A network that cannot be traced (a plug-in's may not) stays as it is, which costs speed alone.
+    A network that cannot be traced, that shares weights or reads them elsewhere (a plug-in's may) stays as it is, which
+    costs speed alone.
     """
     try:
         graph = _Tracer().trace(net)
     except Exception:
+        return net, {}
+    shared = len(list(net.parameters())) < len(list(net.named_parameters(remove_duplicate=False)))
+    if shared or any(node.op == "get_attr" for node in graph.nodes):
         return net, {}
     modules = dict(net.named_modules())
     norms: dict[str, tuple[str, float]] = {}
@@ -80,10 +84,8 @@ def folded(net: nn.Module) -> tuple[nn.Module, dict[str, tuple[str, float]]]:
         pair = _pair(node, modules)
         if pair is not None:
             convolution, norm = pair
-            modules[convolution].bias = nn.Parameter(
-                torch.zeros_like(modules[norm].bias),
-                requires_grad=False,
-            )
+            shift = torch.zeros_like(modules[norm].get_parameter("bias"))
+            modules[convolution].bias = nn.Parameter(shift, requires_grad=False)
             norms[convolution] = norm, float(modules[norm].eps)
             node.replace_all_uses_with(node.args[0])
             graph.erase_node(node)
@@ -96,10 +98,12 @@ def _pair(node: fx.Node, modules: dict[str, nn.Module]) -> tuple[str, str] | Non
     if node.op != "call_module" or not isinstance(before, fx.Node) or before.op != "call_module":
         return None
     norm, convolution = modules[str(node.target)], modules[str(before.target)]
-    if not isinstance(norm, nn.modules.batchnorm._BatchNorm) or not isinstance(convolution, nn.Conv2d):
+    # Exactly Conv2d: a subclass may make its weight from something else.
+    if not isinstance(norm, nn.modules.batchnorm._BatchNorm) or type(convolution) is not nn.Conv2d:
         return None
     alone = len(before.users) == 1 and all(
         sum(other.target == one.target for other in node.graph.nodes) == 1 for one in (node, before)
     )
-    plain = convolution.bias is None and norm.affine and norm.running_var is not None
+    made_here = "weight" in convolution._parameters and convolution.bias is None
+    plain = made_here and norm.affine and norm.running_var is not None
     return (str(before.target), str(node.target)) if alone and plain else None
