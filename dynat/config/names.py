@@ -34,8 +34,6 @@ class Method:
     """Whether it trains on adversarial pictures."""
     forwards_clean: bool = False
     """Whether its loss shows the clean pictures to the target anyway."""
-    across_batch: bool = False
-    """Whether a picture's loss depends on the other pictures of the batch."""
     options: type[Strict] = options.NoOptions
     """The settings it alone reads, under `options:`."""
 
@@ -64,7 +62,7 @@ METHODS: dict[str, Method] = {
     "at": Method("dynat.methods.at:AdversarialTraining"),
     "trades": Method("dynat.methods.trades:Trades", consistency="required", forwards_clean=True),
     "mart": Method("dynat.methods.mart:Mart", consistency="required", forwards_clean=True),
-    "gairat": Method("dynat.methods.gairat:Gairat", across_batch=True, options=options.Gairat),
+    "gairat": Method("dynat.methods.gairat:Gairat", options=options.Gairat),
     "mail-at": Method("dynat.methods.mail:MailAt", options=options.MailAt),
     "mail-trades": Method(
         "dynat.methods.mail:MailTrades", consistency="required", forwards_clean=True, options=options.MailTrades

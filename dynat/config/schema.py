@@ -110,8 +110,6 @@ class Run(Strict):
             raise ValueError("schedule.factors is read by shape 'steps' only")
         if self.batch % self.gpus:
             raise ValueError(f"a batch of {self.batch} cannot be shared among {self.gpus} GPUs evenly")
-        if self.gpus > 1 and facts.across_batch:
-            raise ValueError(f"method '{self.method}' weighs a picture against its whole batch: it takes gpus: 1")
         if self.gpus > 1 and self.captured:
             raise ValueError("captured records the step of one GPU: it takes gpus: 1")
         # With its defaults, so that what a run read is written down and a default that moves moves the digest.

@@ -6,7 +6,7 @@ what makes DYNAT+GAIRAT a line in a config rather than a file of code.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -42,6 +42,8 @@ class Lesson:
     guide_logits: Tensor | None
     progress: float
     """Finished share of the training, in [0,1)."""
+    average: Callable[[Sequence[Tensor]], None] = lambda tensors: None
+    """Makes each tensor its mean over all processes that share this batch; for a loss that compares its pictures."""
 
     @property
     def adversarial(self) -> Tensor:

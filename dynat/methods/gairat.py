@@ -59,4 +59,6 @@ class Gairat(Method):
         # Discrete: (K + 1 - kappa) / (K + 1); the others read kappa / K.
         share = kappa / (steps + 1 if options["weighting"] == "discrete" else steps)
         weights = WEIGHTINGS[options["weighting"]](share, options["tightness"])
-        return weights * len(weights) / weights.sum()
+        total = weights.sum()
+        lesson.average([total])
+        return weights * len(weights) / total

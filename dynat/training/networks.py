@@ -9,16 +9,13 @@ from dynat import models
 from dynat.config import Run
 from dynat.training.precision import precise
 from dynat.training.step import Pair
-from dynat.training.world import World
+from dynat.training.world import ALONE, World
 
 Weights = dict[str, Tensor]
 
 
-def build_pair(
-    run: Run, *, classes: int, channels: int, seed: int, device: torch.device, world: World | None = None
-) -> Pair:
+def build_pair(run: Run, *, classes: int, channels: int, seed: int, device: torch.device, world: World = ALONE) -> Pair:
     """Fresh networks. The target comes first, so that it starts alike in every run with this seed."""
-    world = world or World()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         networks = [

@@ -24,7 +24,7 @@ from dynat.methods import LABEL_SOURCES, Lesson, Method, objective_for
 from dynat.models.state import evaluating
 from dynat.training.awp import perturbed
 from dynat.training.precision import searched
-from dynat.training.world import World
+from dynat.training.world import ALONE, World
 
 RELEASED_PROXY_WEIGHT = 6.0
 """beta of the TRADES loss against which the released DYNAT-AWP perturbs the weights."""
@@ -57,7 +57,7 @@ def joint_step(
     *,
     progress: float,
     update: Callable[[Tensor], object],
-    world: World | None = None,
+    world: World = ALONE,
 ) -> dict[str, Tensor]:
     """One step, its search from `start`: hands the loss of both networks to `update`, returns what one wants to see.
 
@@ -70,8 +70,8 @@ def joint_step(
     objective = objective_for(method, asked, pictures, labels=labels, truth=truth)
     found = method.search(asked, pictures, start, labels=labels, objective=objective, progress=progress)
 
-    lesson = Lesson(pair.target, pictures, labels, found, guide_logits, progress)
-    with _weights_of(run, method, lesson, truth, world or World()):
+    lesson = Lesson(pair.target, pictures, labels, found, guide_logits, progress, world.average)
+    with _weights_of(run, method, lesson, truth):
         parts = {name: part.mean() for name, part in method.loss(lesson).items()}
         loss = torch.stack(list(parts.values())).sum()
         seen = {f"loss_{name}": part.detach() for name, part in parts.items()}
@@ -85,7 +85,7 @@ def joint_step(
     return {"loss": loss.detach(), **seen}
 
 
-def _weights_of(run: Run, method: Method, lesson: Lesson, truth: Tensor, world: World) -> AbstractContextManager[None]:
+def _weights_of(run: Run, method: Method, lesson: Lesson, truth: Tensor) -> AbstractContextManager[None]:
     """The weights at which the loss is taken: the target's own, or under AWP perturbed ones."""
     if run.awp is None or lesson.progress < run.awp.warm_up:
         return nullcontext()
@@ -98,7 +98,7 @@ def _weights_of(run: Run, method: Method, lesson: Lesson, truth: Tensor, world: 
             return (cross_entropy(clean, truth) + RELEASED_PROXY_WEIGHT * kl(clean, adversarial)).mean()
         return torch.stack([part.mean() for part in method.loss(apart).values()]).sum()
 
-    return perturbed(lesson.target, run.awp.gamma, proxy, world.average)
+    return perturbed(lesson.target, run.awp.gamma, proxy, lesson.average)
 
 
 def _labelling(pair: Pair, run: Run, pictures: Tensor, guide_logits: Tensor | None) -> Tensor | None:

@@ -26,7 +26,7 @@ from dynat.training.schedule import learning_rate
 from dynat.training.state import TrainingState
 from dynat.training.step import joint_step
 from dynat.training.validate import validate
-from dynat.training.world import World
+from dynat.training.world import ALONE, World
 
 Row = dict[str, float]
 
@@ -57,7 +57,7 @@ def train(
     seed: int,
     device: torch.device,
     state: TrainingState,
-    world: World | None = None,
+    world: World = ALONE,
     report: Callable[[Row], None] = lambda row: None,
     track: Callable[[Iterator[Any], int, str], Iterator[Any]] = lambda steps, total, title: steps,
 ) -> Trained:
@@ -83,10 +83,10 @@ class Trainer:
         *,
         seed: int,
         device: torch.device,
-        world: World | None = None,
+        world: World = ALONE,
     ) -> None:
         self.run, self.threat, self.seed, self.device = run, threat, seed, device
-        self.world = world or World()
+        self.world = world
         self.train_set, self.held_out = data.train.to(device), data.validation.to(device)
         self.method = methods.build(run, threat)
         self.pair = build_pair(

@@ -59,6 +59,9 @@ class World:
         return network
 
 
+ALONE = World()
+
+
 class WholeBatchNorm(nn.BatchNorm2d):
     """What nn.SyncBatchNorm does on GPUs, for processes on a CPU."""
 
