@@ -1,4 +1,9 @@
-"""Joint training of target and guide: step (the algorithm), trainer (the loop), state, schedule."""
+"""Joint training of target and guide.
+
+step is the algorithm, trainer the loop around it; networks, precision and searched are what it trains and asks;
+compiled and captured make it faster without changing it; world shares it among GPUs; schedule, awp, validate and
+state are what they say.
+"""
 
 from dynat.training.state import TrainingState
 from dynat.training.trainer import Diverged, Trained, train
