@@ -11,8 +11,10 @@ from typing import Annotated, Any
 import typer
 import yaml
 
+from dynat.cli import outside
 from dynat.config import ConfigError, Experiment, Run, load, names
 from dynat.config.load import PARAMS, merge, read_yaml
+from dynat.config.options import External
 from dynat.config.parts import Dataset
 from dynat.config.schema import ExamSpec, TrainingSpec
 from dynat.places import Places
@@ -137,8 +139,27 @@ def attack(
     data: Data = Path("data"),
     results: Results = Path("results"),
     state: State = Path("runs"),
+    checkpoint: outside.Checkpoint = None,
+    arch: outside.Arch = None,
+    dataset: outside.DataSet = None,
+    attacks: outside.Attacks = None,
+    eps: outside.Eps = None,
+    norm: outside.Norm = None,
+    pictures: outside.Number = None,
+    batch: outside.Batch = None,
+    mean: outside.Mean = None,
+    std: outside.Std = None,
+    expect: outside.Expect = None,
+    out: outside.Out = None,
 ) -> None:
-    """Attack a run's networks (all its seeds) and write what became of every test picture."""
+    """Attack a run's networks (all its seeds), or anybody's checkpoint, and write what became of every picture."""
+    given = {name: value for name, value in locals().items() if name in outside.READ}
+    if checkpoint is not None:
+        if run or attack or spec or set_:
+            raise ConfigError("--checkpoint: a file of weights is no run of a preset; name its attacks with --attacks")
+        outside.examine(checkpoint, given, device=device, threads=threads, data=data, state=state, say=_say)
+        return
+    outside.refuse_without_checkpoint(given)
     if spec:
         wanted = ExamSpec.model_validate_json(spec)
     else:
@@ -217,7 +238,8 @@ def _experiment(params: Path, assignments: list[str] | None) -> Experiment:
 def _summary(run: Run) -> str:
     """A run in a line: what it is, then what differs from the usual."""
     if run.method == "external":
-        return f"{run.checkpoint} as {run.target}"
+        first = f", {External.model_validate(run.options)}" if run.options["mean"] else ""
+        return f"{run.checkpoint} as {run.target}{first}"
     said = [run.method, f"{run.labels} labels", f"target {run.target}"]
     said += [f"guide {run.guide}"] if run.guide else []
     said += [f"guide labels in {run.guide_mode} mode"] if run.guide_mode != "train" else []

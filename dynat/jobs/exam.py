@@ -82,11 +82,7 @@ def load_target(folder: Path, which: str) -> tuple[nn.Module, str]:
         if not needed.exists():
             raise ValueError(f"{needed}: no such file; make it with: snakemake --cores all {file}, or dynat train")
     config = json.loads((folder / "config.json").read_text())
-    model = models.build(
-        config["run"]["target"],
-        classes=len(config["dataset"]["classes"]),
-        channels=config["dataset"]["channels"],
-    )
+    model = models.published(config)
     load_weights(model, file)
     return model, hashlib.sha256(config["run"]["target"].encode() + b"\0" + file.read_bytes()).hexdigest()
 
