@@ -129,7 +129,8 @@ def test_every_method_of_the_folder_has_a_name() -> None:
     """A file that nobody can name is dead, or its entry was forgotten."""
     from dynat.methods import Method
 
-    named = {names.locate(facts.where) for facts in names.METHODS.values()}
+    entries = [names.locate(facts.where) for facts in names.METHODS.values()]
+    named = {entry for entry in entries if isinstance(entry, type)}  # a checkpoint is read by a function
     for file in (PACKAGE / "methods").glob("*.py"):
         module = importlib.import_module(module_of(file))
         for value in vars(module).values():
