@@ -199,6 +199,24 @@ def report(params: Params = PARAMS, set_: Set = None, spec: Spec = None, results
     print(f"open {folder / 'report.html'}")
 
 
+@app.command()
+def card(
+    run: Annotated[str | None, typer.Argument(help="A run, or the folder of an examined checkpoint.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder to write; handover/<run> where not given.")] = None,
+    params: Params = PARAMS,
+    set_: Set = None,
+    results: Results = Path("results"),
+) -> None:
+    """Hand a run over: weights, how to load them, model card, LaTeX row, claim for RobustBench."""
+    from dynat.jobs.card import examined, write_card
+
+    found = examined(Path(run or ""))
+    if found is None:
+        experiment = _experiment(params, set_)
+        found = experiment, _named(run, experiment.runs, "run"), Places(results=results)
+    write_card(*found, out=out or Path("handover") / found[1], say=_say)
+
+
 @app.command(hidden=True)
 def curves(spec: Spec = None, params: Params = PARAMS, set_: Set = None) -> None:
     """Write what `dvc plots` shows of the trainings."""

@@ -39,7 +39,8 @@ def _rows(metrics: Mapping[str, Any]) -> list[tuple[str, ...]]:
     for name, cell in metrics["attacks"].items():
         attack = cell["attack"]
         ball = "" if attack["kind"] == "clean" else words.ball_of(attack)
-        rows.append((words.column_title(name), ball, *_numbers(cell), words.duration(cell["cost"]["seconds"])))
+        last = ", last epoch" if attack.get("weights") == "last" else ""
+        rows.append((words.column_title(name) + last, ball, *_numbers(cell), words.duration(cell["cost"]["seconds"])))
     worst = metrics["worst"]
     if worst and len(worst["attacks"]) > 1:
         rows.append((words.column_title(WORST), words.ball_of(metrics["threat"]), *_numbers(worst), ""))
