@@ -15,7 +15,7 @@ from safetensors import safe_open
 
 from dynat import data, models, provenance
 from dynat.cli import main
-from dynat.config import Attack, ExamSpec, TrainingSpec
+from dynat.config import ExamSpec, TrainingSpec
 from dynat.data import to_pixels
 from dynat.jobs import training as training_job
 from dynat.jobs.exam import run_exam
@@ -34,8 +34,7 @@ def training_spec(run: Any) -> TrainingSpec:
 
 
 def exam_spec(kind: str = "pgd", seeds: tuple[int, ...] = SEEDS, **fields: object) -> ExamSpec:
-    base = {"kind": kind, "steps": 4, "eps": EPS, "norm": "linf", "step_size": EPS / 2, "start": "uniform", "batch": 8}
-    attack = Attack.model_validate({**base, **fields})
+    attack = tiny.attack(kind, **{"steps": 4, "step_size": EPS / 2, "batch": 8, **fields})
     return ExamSpec(preset="tests", name="some-run", data="tiny", seeds=seeds, attack_name="some-attack", attack=attack)
 
 
@@ -206,7 +205,8 @@ def rows_of(places: Places) -> list[dict[str, str]]:
 
 def test_outcomes_are_a_row_per_seed_and_picture(done: Places) -> None:
     rows = rows_of(done)
-    assert list(rows[0]) == ["seed", "index", "label", "clean", "prediction", "correct", "margin", "distance"]
+    columns = ["seed", "index", "label", "clean", "prediction", "correct", "margin", "distance", "fell_to"]
+    assert list(rows[0]) == columns
     labels = data.load(done.pictures("tiny")).test.labels.tolist()
     assert [(int(row["seed"]), int(row["index"]), int(row["label"])) for row in rows] == [
         (seed, index, label) for seed in SEEDS for index, label in enumerate(labels)
@@ -218,6 +218,7 @@ def test_every_row_is_consistent_with_itself(done: Places) -> None:
     for row in rows:
         label, clean, prediction = int(row["label"]), int(row["clean"]), int(row["prediction"])
         assert row["correct"] == str(int(clean == label and prediction == label))
+        assert row["fell_to"] == ("" if row["correct"] == "1" else "clean" if clean != label else "pgd")
         assert float(row["distance"]) <= EPS + 1e-6
         if float(row["margin"]) != 0:
             assert (float(row["margin"]) > 0) == (prediction == label)
@@ -252,7 +253,7 @@ def test_the_account_says_what_was_asked_and_what_it_cost(done: Places) -> None:
     assert account["attack"] == exam_spec().attack.model_dump(mode="json")
     assert account["seeds"] == list(SEEDS) and account["refuted_claims"] == 0
     right = sum(int(row["clean"] == row["label"]) for row in rows_of(done))
-    assert account["forward_passes"] == 2 * 60 + right * 5
+    assert account["forward_passes"] == 60 + right * 6
     assert account["backward_passes"] == right * 4
     assert set(account["seconds"]) == set(account["digest"]) == {"0", "3"}
 

@@ -14,7 +14,7 @@ import yaml
 from dynat.config import ConfigError, Experiment, Run, load, names
 from dynat.config.load import PARAMS, merge, read_yaml
 from dynat.config.parts import Dataset
-from dynat.config.schema import ExamSpec, TrainingSpec
+from dynat.config.schema import ExamSpec, ProbeSpec, TrainingSpec, TransferSpec
 from dynat.places import Places
 
 app = typer.Typer(
@@ -152,6 +152,58 @@ def attack(
     use_threads(threads)
 
     run_exam(wanted, places=Places(data, results, state), device=device, say=_say)
+
+
+@app.command()
+def probe(
+    run: Annotated[str | None, typer.Argument(help="A trained run, such as dynat.")] = None,
+    params: Params = PARAMS,
+    set_: Set = None,
+    spec: Spec = None,
+    device: Device = "auto",
+    threads: Threads = None,
+    data: Data = Path("data"),
+    results: Results = Path("results"),
+    state: State = Path("runs"),
+) -> None:
+    """Examine the examination: small attacks from which validity gates and curves are read."""
+    if spec:
+        wanted = ProbeSpec.model_validate_json(spec)
+    else:
+        experiment = _experiment(params, set_)
+        wanted = experiment.probe(_named(run, experiment.runs, "run"))
+        threads = threads or experiment.threads
+    with _quick_imports():
+        from dynat.jobs.probe import run_probe
+        from dynat.jobs.terminal import use_threads
+
+    use_threads(threads)
+    run_probe(wanted, places=Places(data, results, state), device=device, say=_say)
+
+
+@app.command()
+def transfer(
+    params: Params = PARAMS,
+    set_: Set = None,
+    spec: Spec = None,
+    device: Device = "auto",
+    threads: Threads = None,
+    data: Data = Path("data"),
+    results: Results = Path("results"),
+) -> None:
+    """Show the adversarial pictures of every run to every run."""
+    if spec:
+        wanted = TransferSpec.model_validate_json(spec)
+    else:
+        experiment = _experiment(params, set_)
+        wanted = experiment.transfer()
+        threads = threads or experiment.threads
+    with _quick_imports():
+        from dynat.jobs.probe import run_transfer
+        from dynat.jobs.terminal import use_threads
+
+    use_threads(threads)
+    run_transfer(wanted, places=Places(data, results), device=device, say=_say)
 
 
 @app.command()
