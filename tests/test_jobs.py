@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,6 @@ import torch
 from safetensors import safe_open
 
 from dynat import data, models, provenance
-from dynat.cli import main
 from dynat.config import ExamSpec, TrainingSpec
 from dynat.data import to_pixels
 from dynat.jobs import training as training_job
@@ -24,6 +22,7 @@ from dynat.models import load_weights
 from dynat.places import Places
 from dynat.training import TrainingState
 from tests import tiny
+from tests.conftest import Dynat
 
 EPS = tiny.THREAT.eps
 SEEDS = (0, 3)
@@ -287,29 +286,6 @@ def test_another_seed_is_added_without_examining_the_others_again(
 
 # --- the command line -----------------------------------------------------------------------------------------
 
-Dynat = Callable[..., tuple[int, str]]
-
-
-@pytest.fixture
-def dynat(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Dynat:
-    """The command as typed: exit code, and all that was printed. A traceback is an exception here."""
-
-    def run(*words: str) -> tuple[int, str]:
-        monkeypatch.setattr(sys, "argv", ["dynat", *map(str, words)])
-        threads = torch.get_num_threads()
-        try:
-            main()
-            code = 0
-        except SystemExit as left:
-            code = int(left.code or 0)
-        finally:
-            torch.set_num_threads(threads)
-        said = capsys.readouterr()
-        return code, said.out + said.err
-
-    return run
-
-
 REFUSED: list[tuple[list[str], str]] = [
     (["train", "dynta"], "dynat: unknown run 'dynta': did you mean 'dynat'?"),
     (["train"], "dynat: config: name a run: "),
@@ -401,11 +377,11 @@ def test_a_training_that_diverges_leaves_with_one(dynat: Dynat, tmp_path: Path) 
 
 
 def test_a_full_disk_is_said(dynat: Dynat, monkeypatch: pytest.MonkeyPatch) -> None:
-    from dynat.cli import commands
+    from dynat.cli import work
 
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device", "results/at")
 
-    monkeypatch.setattr(commands, "_experiment", full)
+    monkeypatch.setattr(work, "read_experiment", full)
     code, said = dynat("check")
     assert code == 1 and "dynat: No space left on device: results/at (is the disk full or read-only?)" in said

@@ -42,6 +42,12 @@ def load(params: Mapping[str, Any] | Path = PARAMS, *, presets: Path = PRESETS) 
     return _resolve(preset_name, _preset(preset_name, presets), given)
 
 
+def of_content(content: Mapping[str, Any], name: str) -> Experiment:
+    """An experiment that lies in no file: `content` is what a preset would hold, `name` what it is called."""
+    _known_top_level(content, name)
+    return _resolve(name, dict(content), {})
+
+
 def _preset(name: str, presets: Path, above: tuple[str, ...] = ()) -> dict[str, Any]:
     """A preset's content, laid over that of the one it extends, if any. Its `methods` chooses among all runs."""
     file = presets / f"{name}.yaml"
@@ -160,16 +166,25 @@ def _selected(rows: dict[str, Any], methods: Any) -> dict[str, Any]:
 
 
 def _external(section: dict[str, Any], runs: dict[str, Any]) -> dict[str, Any]:
-    """Rows for networks that others trained: {name: {checkpoint: FILE, network: NAME}}."""
+    """Rows for networks that others trained: {name: {checkpoint: FILE, network: NAME}}, and what it does to pixels."""
     rows = {}
     for name, given in section.items():
         where = f"external.{name}"
         row = _row(given, where)
-        if set(row) != {"checkpoint", "network"}:
-            raise ConfigError(f"{where}: give checkpoint (a file) and network (such as wrn34-10), and nothing else")
+        if not {"checkpoint", "network"} <= set(row) <= {"checkpoint", "network", "mean", "std"}:
+            raise ConfigError(
+                f"{where}: give checkpoint (a file) and network (such as wrn34-10), mean and std where it wants "
+                "standardised pixels, and nothing else"
+            )
         if name in runs:
             raise ConfigError(f"{where}: a run has this name already")
-        rows[name] = {"method": "external", "target": row["network"], "checkpoint": row["checkpoint"]}
+        options = {key: row[key] for key in ("mean", "std") if row.get(key) is not None}
+        rows[name] = {
+            "method": "external",
+            "target": row["network"],
+            "checkpoint": row["checkpoint"],
+            "options": options,
+        }
     return rows
 
 

@@ -78,6 +78,7 @@ METHODS: dict[str, Method] = {
         adversarial=False,
         forwards_clean=True,
         refusal="it is trained already",
+        options=options.External,
     ),
     "at": Method("dynat.methods.at:AdversarialTraining"),
     "trades": Method("dynat.methods.trades:Trades", consistency="required", forwards_clean=True),

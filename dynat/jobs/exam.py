@@ -106,19 +106,15 @@ def _version(package: str) -> str:
 
 
 def load_target(folder: Path, which: str) -> tuple[nn.Module, str]:
-    """A published network, float32 and unwrapped, and the digest of its file."""
+    """A published network, float32 and unwrapped, and its digest: the same weights can be of two networks."""
     file = folder / ("target.safetensors" if which == "best" else "target-last.safetensors")
     for needed in (folder / "config.json", file):
         if not needed.exists():
             raise ValueError(f"{needed}: no such file; make it with: snakemake --cores all {file}, or dynat train")
     config = json.loads((folder / "config.json").read_text())
-    model = models.build(
-        config["run"]["target"],
-        classes=len(config["dataset"]["classes"]),
-        channels=config["dataset"]["channels"],
-    )
+    model = models.published(config)
     load_weights(model, file)
-    return model, hashlib.sha256(file.read_bytes()).hexdigest()
+    return model, hashlib.sha256(config["run"]["target"].encode() + b"\0" + file.read_bytes()).hexdigest()
 
 
 def _advance(bar: tqdm[Any], count: int) -> None:

@@ -7,8 +7,6 @@ from dynat.report.tables import DAGGER, DOUBTED, UNTESTED, Cell, Row, Table, not
 
 def to_tex(table: Table) -> str:
     """The table, ready to be included."""
-    width = len(table.columns)
-    notes_row = [rf"{{\scriptsize {tex(c.note)}}}" if c.note else "" for c in table.columns]
     lines = [
         r"% In the preamble: \usepackage{booktabs,graphicx}",
         r"\begin{table}",
@@ -16,10 +14,9 @@ def to_tex(table: Table) -> str:
         r"  \small",
         rf"  \caption{{{tex(' '.join([table.about, table.shape, *notes(table)]))}}}",
         r"  \resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
-        rf"  \begin{{tabular}}{{ll{'r' * width}}}",
+        rf"  \begin{{tabular}}{{ll{'r' * len(table.columns)}}}",
         r"    \toprule",
-        rf"    Run & Method & {' & '.join(tex(c.title) for c in table.columns)} \\",
-        *([rf"    & & {' & '.join(notes_row)} \\"] if any(notes_row) else []),
+        *(f"    {line}" for line in tex_head(table)),
         r"    \midrule",
         *(f"    {tex_row(row)}" for row in table.rows),
         r"    \bottomrule",
@@ -27,6 +24,15 @@ def to_tex(table: Table) -> str:
         r"\end{table}",
     ]
     return "\n".join(lines) + "\n"
+
+
+def tex_head(table: Table) -> list[str]:
+    """The lines above the rows: titles, and what sets a column apart."""
+    notes_row = [rf"{{\scriptsize {tex(c.note)}}}" if c.note else "" for c in table.columns]
+    return [
+        rf"Run & Method & {' & '.join(tex(c.title) for c in table.columns)} \\",
+        *([rf"& & {' & '.join(notes_row)} \\"] if any(notes_row) else []),
+    ]
 
 
 def tex_row(row: Row) -> str:

@@ -61,7 +61,12 @@ def method_title(run: Run) -> str:
 
 def ball(threat: Threat | Attack) -> str:
     """The threat as the literature writes it: L∞, ε = 8/255."""
-    return f"{NORMS[threat.norm or 'linf']}, ε = {pixel_fraction(threat.eps or 0.0)}"
+    return ball_of({"norm": threat.norm or "linf", "eps": threat.eps or 0.0})
+
+
+def ball_of(threat: Mapping[str, Any]) -> str:
+    """The same of a threat or an attack as metrics.json holds it."""
+    return f"{NORMS[threat['norm']]}, ε = {pixel_fraction(threat['eps'])}"
 
 
 def decimals(n: int) -> int:

@@ -1,49 +1,40 @@
-"""The commands. `--spec` is how a rule hands over exactly what its job reads; a person types names instead."""
+"""The commands that compute. `--spec` is how a rule hands over exactly what its job reads; a person types names."""
 
 from __future__ import annotations
 
-import gc
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-import yaml
 
-from dynat.config import ConfigError, Experiment, Run, load, names
-from dynat.config.load import PARAMS, merge, read_yaml
+from dynat.cli import outside
+from dynat.cli.common import (
+    Data,
+    Device,
+    Params,
+    Results,
+    Set,
+    Spec,
+    State,
+    Threads,
+    app,
+    named,
+    quick_imports,
+    read_experiment,
+    say,
+)  # fmt: skip
+from dynat.config import ConfigError, Run, names
+from dynat.config.load import PARAMS
+from dynat.config.options import External
 from dynat.config.parts import Dataset
 from dynat.config.schema import ExamSpec, ProbeSpec, TrainingSpec, TransferSpec
 from dynat.places import Places
-
-app = typer.Typer(
-    help="Dynamic Label Adversarial Training and its baselines: train, attack, compare.\n\n"
-    "The pipeline does all of it in order: snakemake --cores all all. These commands are its single steps, "
-    "reading params.yaml and the preset it names:\n\n"
-    "dynat check; dynat data; dynat train dynat --seed 0; dynat attack dynat pgd-20; dynat report",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-)
-
-Set = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Lay a value over params.yaml: beta=6.0"),
-]
-Params = Annotated[Path, typer.Option(help="The file a person edits.")]
-Spec = Annotated[str | None, typer.Option(help="The resolved config as JSON, instead of names (for rules).")]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1")]
-Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads; the preset's where not given.")]
-Data = Annotated[Path, typer.Option(help="Folder of the data sets.")]
-Results = Annotated[Path, typer.Option(help="Folder of the results.")]
-State = Annotated[Path, typer.Option(help="Folder of the states from which interrupted work goes on.")]
 
 
 @app.command()
 def check(params: Params = PARAMS, set_: Set = None) -> None:
     """Validate params.yaml and its preset, and show what would be trained and attacked."""
-    experiment = _experiment(params, set_)
+    experiment = read_experiment(params, set_)
     print(f"preset {experiment.preset}: data set {experiment.dataset.name}, ", end="")
     print(f"{experiment.threat.norm} eps {experiment.threat.eps:g}")
     for name, run in experiment.runs.items():
@@ -69,7 +60,7 @@ def data(params: Params = PARAMS, set_: Set = None, spec: Spec = None, data: Dat
     """Download or build the data set, once, as data/<name>/."""
     from dynat.data import prepare
 
-    wanted = Dataset.model_validate_json(spec) if spec else _experiment(params, set_).dataset
+    wanted = Dataset.model_validate_json(spec) if spec else read_experiment(params, set_).dataset
     print(f"{wanted.name}: ready in {prepare(wanted, data)}")
 
 
@@ -90,18 +81,18 @@ def train(
     if spec:
         wanted = TrainingSpec.model_validate_json(spec)
     else:
-        experiment = _experiment(params, set_)
-        wanted = experiment.training(_named(run, experiment.runs, "run"))
+        experiment = read_experiment(params, set_)
+        wanted = experiment.training(named(run, experiment.runs, "run"))
         if wanted.run.method == "external":
             raise ConfigError(f"{run} is trained already: dynat adopt {run}")
         threads = threads or experiment.threads
-    with _quick_imports():
+    with quick_imports():
         from dynat.jobs.terminal import use_threads
         from dynat.jobs.training import run_training
 
     use_threads(threads)
 
-    run_training(wanted, seed=seed, places=Places(data, results, state), device=device, say=_say)
+    run_training(wanted, seed=seed, places=Places(data, results, state), device=device, say=say)
 
 
 @app.command()
@@ -117,12 +108,12 @@ def adopt(
     if spec:
         wanted = TrainingSpec.model_validate_json(spec)
     else:
-        experiment = _experiment(params, set_)
+        experiment = read_experiment(params, set_)
         outside = {name: run for name, run in experiment.runs.items() if run.method == "external"}
-        wanted = experiment.training(_named(name, outside, "checkpoint"))
+        wanted = experiment.training(named(name, outside, "checkpoint"))
     from dynat.jobs.adoption import run_adoption
 
-    run_adoption(wanted, places=Places(data, results), say=_say)
+    run_adoption(wanted, places=Places(data, results), say=say)
 
 
 @app.command()
@@ -137,21 +128,40 @@ def attack(
     data: Data = Path("data"),
     results: Results = Path("results"),
     state: State = Path("runs"),
+    checkpoint: outside.Checkpoint = None,
+    arch: outside.Arch = None,
+    dataset: outside.DataSet = None,
+    attacks: outside.Attacks = None,
+    eps: outside.Eps = None,
+    norm: outside.Norm = None,
+    pictures: outside.Number = None,
+    batch: outside.Batch = None,
+    mean: outside.Mean = None,
+    std: outside.Std = None,
+    expect: outside.Expect = None,
+    out: outside.Out = None,
 ) -> None:
-    """Attack a run's networks (all its seeds) and write what became of every test picture."""
+    """Attack a run's networks (all its seeds), or anybody's checkpoint, and write what became of every picture."""
+    given = {name: value for name, value in locals().items() if name in outside.READ}
+    if checkpoint is not None:
+        if run or attack or spec or set_:
+            raise ConfigError("--checkpoint: a file of weights is no run of a preset; name its attacks with --attacks")
+        outside.examine(checkpoint, given, device=device, threads=threads, data=data, state=state, say=say)
+        return
+    outside.refuse_without_checkpoint(given)
     if spec:
         wanted = ExamSpec.model_validate_json(spec)
     else:
-        experiment = _experiment(params, set_)
-        wanted = experiment.exam(_named(run, experiment.runs, "run"), _named(attack, experiment.attacks, "attack"))
+        experiment = read_experiment(params, set_)
+        wanted = experiment.exam(named(run, experiment.runs, "run"), named(attack, experiment.attacks, "attack"))
         threads = threads or experiment.threads
-    with _quick_imports():
+    with quick_imports():
         from dynat.jobs.exam import run_exam
         from dynat.jobs.terminal import use_threads
 
     use_threads(threads)
 
-    run_exam(wanted, places=Places(data, results, state), device=device, say=_say)
+    run_exam(wanted, places=Places(data, results, state), device=device, say=say)
 
 
 @app.command()
@@ -170,15 +180,15 @@ def probe(
     if spec:
         wanted = ProbeSpec.model_validate_json(spec)
     else:
-        experiment = _experiment(params, set_)
-        wanted = experiment.probe(_named(run, experiment.runs, "run"))
+        experiment = read_experiment(params, set_)
+        wanted = experiment.probe(named(run, experiment.runs, "run"))
         threads = threads or experiment.threads
-    with _quick_imports():
+    with quick_imports():
         from dynat.jobs.probe import run_probe
         from dynat.jobs.terminal import use_threads
 
     use_threads(threads)
-    run_probe(wanted, places=Places(data, results, state), device=device, say=_say)
+    run_probe(wanted, places=Places(data, results, state), device=device, say=say)
 
 
 @app.command()
@@ -195,81 +205,22 @@ def transfer(
     if spec:
         wanted = TransferSpec.model_validate_json(spec)
     else:
-        experiment = _experiment(params, set_)
+        experiment = read_experiment(params, set_)
         wanted = experiment.transfer()
         threads = threads or experiment.threads
-    with _quick_imports():
+    with quick_imports():
         from dynat.jobs.probe import run_transfer
         from dynat.jobs.terminal import use_threads
 
     use_threads(threads)
-    run_transfer(wanted, places=Places(data, results), device=device, say=_say)
-
-
-@app.command()
-def metrics(
-    folder: Annotated[Path, typer.Argument(help="A run's folder: results/<preset>/<run>")],
-    attack: Annotated[
-        list[str] | None, typer.Option(help="Count these attacks only; every outcome file where not given.")
-    ] = None,
-) -> None:
-    """Turn a run's outcome files into its metrics.json."""
-    from dynat.report import write_metrics
-
-    print(write_metrics(folder, attack))
-
-
-@app.command()
-def report(params: Params = PARAMS, set_: Set = None, spec: Spec = None, results: Results = Path("results")) -> None:
-    """Write tables, figures and report.html from the metrics."""
-    from dynat.report import write_report
-
-    experiment = Experiment.model_validate_json(spec) if spec else _experiment(params, set_)
-    folder = results / experiment.preset
-    write_report(folder, experiment)
-    print(f"open {folder / 'report.html'}")
-
-
-@app.command(hidden=True)
-def curves(spec: Spec = None, params: Params = PARAMS, set_: Set = None) -> None:
-    """Write what `dvc plots` shows of the trainings."""
-    from dynat.jobs.plots import write_curves
-
-    print(write_curves(_given(spec, params, set_), Places()))
-
-
-@app.command(hidden=True)
-def accuracy(spec: Spec = None, params: Params = PARAMS, set_: Set = None) -> None:
-    """Write what `dvc metrics` and `dvc plots` show of the examinations."""
-    from dynat.jobs.plots import write_accuracy
-
-    print(write_accuracy(_given(spec, params, set_), Places()))
-
-
-def _given(spec: str | None, params: Path, assignments: list[str] | None) -> Experiment:
-    return Experiment.model_validate_json(spec) if spec else _experiment(params, assignments)
-
-
-def _experiment(params: Path, assignments: list[str] | None) -> Experiment:
-    given: dict[str, Any] = read_yaml(params)
-    for assignment in assignments or []:
-        key, equals, value = assignment.partition("=")
-        if not equals:
-            raise ConfigError(f"--set {assignment}: write KEY=VALUE, as in beta=6.0 or training.epochs=5")
-        try:
-            content: Any = yaml.safe_load(value)
-        except yaml.YAMLError:
-            raise ConfigError(f"--set {assignment}: '{value}' is not valid YAML") from None
-        for part in reversed(key.split(".")):
-            content = {part: content}
-        given = merge(given, content)
-    return load(given)
+    run_transfer(wanted, places=Places(data, results), device=device, say=say)
 
 
 def _summary(run: Run) -> str:
     """A run in a line: what it is, then what differs from the usual."""
     if run.method == "external":
-        return f"{run.checkpoint} as {run.target}"
+        first = f", {External.model_validate(run.options)}" if run.options["mean"] else ""
+        return f"{run.checkpoint} as {run.target}{first}"
     said = [run.method, f"{run.labels} labels", f"target {run.target}"]
     said += [f"guide {run.guide}"] if run.guide else []
     said += [f"guide labels in {run.guide_mode} mode"] if run.guide_mode != "train" else []
@@ -281,23 +232,3 @@ def _summary(run: Run) -> str:
     said += [f"AWP gamma {run.awp.gamma:g}"] if run.awp else []
     said += [f"{key} {value:g}" if isinstance(value, float) else f"{key} {value}" for key, value in run.options.items()]
     return ", ".join([*said, f"{run.epochs} epochs"])
-
-
-@contextmanager
-def _quick_imports() -> Iterator[None]:
-    """Imports without garbage collection: torch makes a million objects, none of them garbage (an eighth faster)."""
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.enable()
-
-
-def _named(name: str | None, known: dict[str, Any], kind: str) -> str:
-    if name is None:
-        raise ConfigError(f"name a {kind}: {', '.join(known)}")
-    return names.known(kind, name, known)
-
-
-def _say(text: str) -> None:
-    print(text, flush=True)
