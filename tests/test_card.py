@@ -28,7 +28,7 @@ from dynat.jobs.stranger import OneFolder, Question, examine_checkpoint
 from dynat.jobs.training import run_training
 from dynat.places import Places
 from dynat.provenance import PACKAGE
-from dynat.report import card, tables, write_metrics
+from dynat.report import card, latex, tables, write_metrics
 from dynat.report.comparisons import compare
 from tests import tiny
 from tests.conftest import Dynat
@@ -201,7 +201,7 @@ def test_the_row_is_the_line_of_the_table_without_its_marks(done: tuple[Experime
     experiment, places = done
     metrics = {run: metrics_of(done, run) for run in experiment.runs}
     compared = compare(places.results / "tests", metrics, tables.columns(experiment, metrics))
-    whole = tables.to_tex(tables.build(experiment, metrics, compared))
+    whole = latex.to_tex(tables.build(experiment, metrics, compared))
     (line,) = (line.strip() for line in whole.splitlines() if line.strip().startswith(r"\texttt{dynat}"))
     plain = re.sub(r"\\textbf\{(.*?)\}|\$\^\{\\d?dagger\}\$", lambda mark: mark[1] or "", line)
     *comments, row = (handed / "row.tex").read_text().splitlines()

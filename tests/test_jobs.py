@@ -13,7 +13,7 @@ import torch
 from safetensors import safe_open
 
 from dynat import data, models, provenance
-from dynat.config import Attack, ExamSpec, TrainingSpec
+from dynat.config import ExamSpec, TrainingSpec
 from dynat.data import to_pixels
 from dynat.jobs import training as training_job
 from dynat.jobs.exam import run_exam
@@ -33,8 +33,7 @@ def training_spec(run: Any) -> TrainingSpec:
 
 
 def exam_spec(kind: str = "pgd", seeds: tuple[int, ...] = SEEDS, **fields: object) -> ExamSpec:
-    base = {"kind": kind, "steps": 4, "eps": EPS, "norm": "linf", "step_size": EPS / 2, "start": "uniform", "batch": 8}
-    attack = Attack.model_validate({**base, **fields})
+    attack = tiny.attack(kind, **{"steps": 4, "step_size": EPS / 2, "batch": 8, **fields})
     return ExamSpec(preset="tests", name="some-run", data="tiny", seeds=seeds, attack_name="some-attack", attack=attack)
 
 
@@ -205,7 +204,8 @@ def rows_of(places: Places) -> list[dict[str, str]]:
 
 def test_outcomes_are_a_row_per_seed_and_picture(done: Places) -> None:
     rows = rows_of(done)
-    assert list(rows[0]) == ["seed", "index", "label", "clean", "prediction", "correct", "margin", "distance"]
+    columns = ["seed", "index", "label", "clean", "prediction", "correct", "margin", "distance", "fell_to"]
+    assert list(rows[0]) == columns
     labels = data.load(done.pictures("tiny")).test.labels.tolist()
     assert [(int(row["seed"]), int(row["index"]), int(row["label"])) for row in rows] == [
         (seed, index, label) for seed in SEEDS for index, label in enumerate(labels)
@@ -217,6 +217,7 @@ def test_every_row_is_consistent_with_itself(done: Places) -> None:
     for row in rows:
         label, clean, prediction = int(row["label"]), int(row["clean"]), int(row["prediction"])
         assert row["correct"] == str(int(clean == label and prediction == label))
+        assert row["fell_to"] == ("" if row["correct"] == "1" else "clean" if clean != label else "pgd")
         assert float(row["distance"]) <= EPS + 1e-6
         if float(row["margin"]) != 0:
             assert (float(row["margin"]) > 0) == (prediction == label)
@@ -251,7 +252,7 @@ def test_the_account_says_what_was_asked_and_what_it_cost(done: Places) -> None:
     assert account["attack"] == exam_spec().attack.model_dump(mode="json")
     assert account["seeds"] == list(SEEDS) and account["refuted_claims"] == 0
     right = sum(int(row["clean"] == row["label"]) for row in rows_of(done))
-    assert account["forward_passes"] == 2 * 60 + right * 5
+    assert account["forward_passes"] == 60 + right * 6
     assert account["backward_passes"] == right * 4
     assert set(account["seconds"]) == set(account["digest"]) == {"0", "3"}
 
@@ -376,11 +377,11 @@ def test_a_training_that_diverges_leaves_with_one(dynat: Dynat, tmp_path: Path) 
 
 
 def test_a_full_disk_is_said(dynat: Dynat, monkeypatch: pytest.MonkeyPatch) -> None:
-    from dynat.cli import commands
+    from dynat.cli import work
 
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device", "results/at")
 
-    monkeypatch.setattr(commands, "_experiment", full)
+    monkeypatch.setattr(work, "read_experiment", full)
     code, said = dynat("check")
     assert code == 1 and "dynat: No space left on device: results/at (is the disk full or read-only?)" in said

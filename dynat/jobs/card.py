@@ -102,18 +102,14 @@ def _source(module: str) -> str:
 
 def _row(experiment: Experiment, name: str, metrics: Mapping[str, Any]) -> str:
     """The run's line as tables/main.tex has it; alone, so without the marks that compare it."""
-    from dynat.report import tables
+    from dynat.report import latex, tables
 
     alone = experiment.model_copy(update={"runs": {name: experiment.runs[name]}})
     table = tables.build(alone, {name: metrics}, [])
-    rows = tuple(dataclasses.replace(row, cells=tuple(map(_unmarked, row.cells))) for row in table.rows)
-    lines = [line.strip() for line in tables.to_tex(dataclasses.replace(table, rows=rows)).splitlines()]
-    start = next(place for place, line in enumerate(lines) if line.startswith("Run &"))
-    *head, _rule, row = lines[
-        start : next(place for place, line in enumerate(lines) if line.startswith(r"\texttt")) + 1
-    ]
+    (row,) = table.rows
     about = f"{table.about} {table.shape.removesuffix(' Bold: best of the column.')}"
-    return "\n".join([*(f"% {line}" for line in (*head, about)), row]) + "\n"
+    unmarked = dataclasses.replace(row, cells=tuple(map(_unmarked, row.cells)))
+    return "\n".join([*(f"% {line}" for line in (*latex.tex_head(table), about)), latex.tex_row(unmarked)]) + "\n"
 
 
 def _unmarked(cell: Cell | None) -> Cell | None:
