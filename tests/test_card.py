@@ -244,7 +244,7 @@ SAID: dict[str, tuple[Change, str]] = {
     "no gates": (lambda m: m, "No validity gates were run on it."),
     "a failed gate": (
         lambda m: {**m, "examination": {"gates": {"steps": {"passed": False, "said": "61 to 64"}}}},
-        "**Validity gates failed (steps): do not quote its robust accuracy.**",
+        "**Validity gates failed (More steps never help the model): do not quote its robust accuracy.**",
     ),
     "one seed": (lambda m: {**m, "seeds": [0], "training": {"0": m["training"]["0"]}}, "One seed: how far another"),
     "no leaderboard": (lambda m: m, "RobustBench has no leaderboard for this data set"),
@@ -280,7 +280,7 @@ def test_what_is_not_so_is_not_said(done: tuple[Experiment, Places]) -> None:
         "guide, which",
     ):
         assert said not in text
-    assert "* passed: steps (61 to 61)" in text
+    assert "* passed: More steps never help the model (61 to 61)" in text
 
 
 # Every field that RobustBench's model_info has of a network in an Lp ball, but `external`, which is for others to fill.

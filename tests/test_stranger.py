@@ -87,7 +87,9 @@ def ask(dynat: Dynat, places: Places, theirs: nn.Module, tmp_path: Path) -> Ask:
             "state": places.state,
         }
         given = {key: value for key, value in (usual | words).items() if value is not None}
-        return dynat("attack", *(str(part) for key, value in given.items() for part in (f"--{key}", value)))
+        return dynat(
+            "attack", *(str(part) for key, value in given.items() for part in (f"--{key}", value) if part != "")
+        )
 
     return call
 
@@ -145,6 +147,20 @@ def test_the_table_has_intervals_and_is_what_the_files_say(ask: Ask, places: Pla
             f" {100 * stands / 20:.1f} % " in line and f" {100 * low:.1f}–{100 * high:.1f} " in line and " 20 " in line
         )
     assert "| Worst case " in table and "ε = 0.1 " in table
+
+
+def test_gates_are_asked_for_and_are_of_this_question(ask: Ask, places: Places) -> None:
+    few = {"attacks": "clean", "pictures": 6, "batch": None}
+    code, said = ask(**few, gates="")
+    assert code == 0, said
+    assert "Validity gates:" in said and "* passed: Nothing falls at ε = 0 (0 of " in said
+    first = json.loads((places.results / "metrics.json").read_text())["examination"]
+    assert len(first["gates"]) == 6
+    assert "Validity gates" not in ask(**few, eps="0.02")[1], "those of another radius are not those of this one"
+    assert not (places.results / "probes.csv").exists()
+    ask(**few, eps="0.02", gates="")
+    second = json.loads((places.results / "metrics.json").read_text())["examination"]
+    assert first["curves"] != second["curves"]
 
 
 def test_l2_is_l2(ask: Ask, places: Places, theirs: nn.Module) -> None:

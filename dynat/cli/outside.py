@@ -29,10 +29,13 @@ Batch = Annotated[int | None, _option("--batch", "Pictures attacked at once; 250
 Mean = Annotated[str | None, _option("--mean", "For standardised pixels, per channel: 0.49,0.48,0.45.", "LIST")]
 Std = Annotated[str | None, _option("--std", "The same.", "LIST")]
 Expect = Annotated[float | None, _option("--expect", "Clean accuracy that its authors report, in percent.")]
+Gates = Annotated[
+    bool | None, _option("--gates", "Examine the examination too: many small attacks, for validity gates.")
+]
 Out = Annotated[Path | None, _option("--out", "Folder of the answer; examined/<file> where not given.", "FOLDER")]
 
 NEEDED = ("arch", "dataset", "attacks", "eps")
-READ = (*NEEDED, "norm", "pictures", "batch", "mean", "std", "expect", "out")
+READ = (*NEEDED, "norm", "pictures", "batch", "mean", "std", "expect", "gates", "out")
 
 
 def refuse_without_checkpoint(given: dict[str, Any]) -> None:
@@ -61,6 +64,7 @@ def examine(
         settings={key: given[key] for key in ("pictures", "batch") if given[key] is not None},
         standard={key: _list(given[key]) for key in ("mean", "std") if given[key] is not None},
         expected=given["expect"],
+        gates=bool(given["gates"]),
     )
     folder = given["out"] or Path("examined") / name
     examine_checkpoint(question, name=name, places=OneFolder(data, folder, state), device=device, say=say)

@@ -139,6 +139,7 @@ def attack(
     mean: outside.Mean = None,
     std: outside.Std = None,
     expect: outside.Expect = None,
+    gates: outside.Gates = None,
     out: outside.Out = None,
 ) -> None:
     """Attack a run's networks (all its seeds), or anybody's checkpoint, and write what became of every picture."""

@@ -24,11 +24,13 @@ from torch import nn
 from dynat import data, models
 from dynat.attacks import examine
 from dynat.config import Attack, ConfigError, Experiment, load, names
+from dynat.config.attacks import Probing
 from dynat.config.load import PRESETS, of_content
 from dynat.config.strict import nearest
 from dynat.files import atomic_text
 from dynat.jobs.adoption import digest_of, run_adoption
 from dynat.jobs.exam import run_exam
+from dynat.jobs.probe import run_probe
 from dynat.jobs.terminal import choose_device
 from dynat.places import Places
 
@@ -60,6 +62,8 @@ class Question:
     """mean and std, where the network wants standardised pixels and the file does not say so."""
     expected: float | None = None
     """The clean accuracy, in percent, that its authors report."""
+    gates: bool = False
+    """Whether the examination is to be examined too, by many small attacks."""
 
 
 def examine_checkpoint(
@@ -82,17 +86,24 @@ def examine_checkpoint(
             warnings = [*_doubts(question, places, name), *_twins(question, places, device)]
             for warning in warnings:
                 say(f"warning: {warning}")
+    # Gates of an earlier question would pass for those of this one; verdicts that it shares are kept as state.
+    for file in (probes := places.probes("", name), probes.with_suffix(".json")):
+        file.unlink(missing_ok=True)
+    if question.gates:
+        run_probe(experiment.probe(name), places=places, device=device, say=say)
     return _tell(experiment, warnings, places.results, say)
 
 
 def _content(question: Question, name: str, places: Places) -> dict[str, Any]:
     """The question in the words of a preset, so that it is checked like one."""
     wanted = dict.fromkeys(("clean", *question.attacks))
+    most = Probing().pictures
     return {
         "dataset": _dataset(question.dataset, places),
         "threat": question.threat,
         "external": {name: {"checkpoint": str(question.checkpoint), "network": question.network, **question.standard}},
         "attacks": {attack: dict(question.settings) for attack in wanted},
+        "probing": {"pictures": min(most, question.settings.get("pictures", most))},
     }
 
 
@@ -213,7 +224,8 @@ def _tell(experiment: Experiment, warnings: list[str], folder: Path, say: Say) -
     doubts = [f"Warning: {warning}" for warning in [*warnings, *single.notices(metrics)]]
     table = single.to_markdown(metrics)
     said = f"{config['checkpoint']} as {config['target']} on {words.dataset_title(experiment.dataset.name)}"
-    text = "\n\n".join([said, table, *doubts])
+    gates = [f"* {gate}" for gate in single.gates(metrics)]
+    text = "\n\n".join([said, table, *(["\n".join(["Validity gates:", "", *gates])] if gates else []), *doubts])
     file = folder / "table.md"
     atomic_text(file, text + "\n")
     say(f"\n{text}\n\nwritten to {file}")

@@ -114,7 +114,7 @@ def claim(metrics: Mapping[str, Any], seed: int) -> dict[str, Any] | None:
         "autoattack_acc": robust,
         "footnote": f"Robust accuracy on the first {cell['n']:,} of {metrics['dataset']['test']:,} test pictures; "
         f"95% Wilson interval of all seeds {words.interval(cell)}".replace("–", "-"),
-        "unreliable": bool(cell["flags"] or failed_gates(metrics)),
+        "unreliable": bool(cell["flags"] or single.failed_gates(metrics)),
     }
 
 
@@ -123,14 +123,6 @@ def architecture(network: str) -> str:
     if wide := re.fullmatch(r"wrn(\d+)-(\d+)", network):
         return f"WideResNet-{wide[1]}-{wide[2]}"
     return {"resnet18": "ResNet-18", "resnet18-heavy": "ResNet-18 (strides 1,1,2,2)"}.get(network, network)
-
-
-def failed_gates(metrics: Mapping[str, Any]) -> list[str]:
-    return [name for name, gate in _gates(metrics).items() if not gate["passed"]]
-
-
-def _gates(metrics: Mapping[str, Any]) -> Mapping[str, Any]:
-    return (metrics.get("examination") or {}).get("gates") or {}
 
 
 def _about_results(handed: Handed) -> str:
@@ -144,15 +136,9 @@ def _about_results(handed: Handed) -> str:
 
 
 def _believed(metrics: Mapping[str, Any]) -> list[str]:
-    gates = _gates(metrics)
-    said = [
-        f"{'passed' if gate['passed'] else '**failed**'}: {name} ({gate.get('said', 'no figures')})"
-        for name, gate in gates.items()
-    ]
-    if not gates:
-        said.append("No validity gates were run on it.")
+    gates = single.gates(metrics) or ["No validity gates were run on it."]
     quiet = "No attack warned of anything, and every claim held when it was checked again."
-    return said + (single.notices(metrics) or [quiet])
+    return [*gates, *(single.notices(metrics) or [quiet])]
 
 
 def _limits(handed: Handed) -> list[str]:
@@ -171,7 +157,7 @@ def _limits(handed: Handed) -> list[str]:
             f"AutoAttack examined the first {cell['n']:,} of {tests:,} test pictures: what it says is "
             f"{words.interval(cell)} %, and not how it compares with attacks on other pictures."
         )
-    if failed := failed_gates(metrics):
+    if failed := single.failed_gates(metrics):
         said.append(f"**Validity gates failed ({', '.join(failed)}): do not quote its robust accuracy.**")
     if any(each["attack"].get("weights") == "last" for each in metrics["attacks"].values()):
         said.append("Rows that say last epoch are about weights that are not handed over.")

@@ -7,6 +7,7 @@ from typing import Any
 
 from dynat.report import words
 from dynat.report.comparisons import WORST
+from dynat.report.gates import TITLES
 
 HEAD = ("Attack", "Ball", "Accuracy", "95 % interval", "Pictures", "Seeds", "Time")
 RIGHT = (2, 3, 4, 5, 6)
@@ -32,6 +33,22 @@ def notices(metrics: Mapping[str, Any]) -> list[str]:
                 "hold when it was checked; they count as not broken"
             )
     return said
+
+
+def gates(metrics: Mapping[str, Any]) -> list[str]:
+    """Which validity gates were passed, and by which figures; empty where none were asked."""
+    said = {True: "passed", False: "**failed**"}
+    return [f"{said[gate['passed']]}: {TITLES[name]} ({gate['said']})" for name, gate in _gates(metrics).items()]
+
+
+def failed_gates(metrics: Mapping[str, Any]) -> list[str]:
+    return [TITLES[name] for name, gate in _gates(metrics).items() if not gate["passed"]]
+
+
+def _gates(metrics: Mapping[str, Any]) -> Mapping[str, Any]:
+    examined = metrics["examination"]
+    found: Mapping[str, Any] = examined["gates"] if examined else {}
+    return found
 
 
 def _rows(metrics: Mapping[str, Any]) -> list[tuple[str, ...]]:
