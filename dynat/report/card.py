@@ -166,7 +166,8 @@ def _limits(handed: Handed) -> list[str]:
     if len(seeds) == 1:
         said.append("One seed: how far another training would be off is not known.")
     if data not in LEADERBOARDS:
-        said.append("RobustBench has no leaderboard for this data set; the claim is in its form and for nobody's list.")
+        claimed = "; the claims are in its form alone" if any(each.claim for each in handed.weights.values()) else ""
+        said.append(f"RobustBench has no leaderboard for this data set{claimed}.")
     elif abs(threat["eps"] - RADIUS[threat["norm"]]) > 1e-9:
         usual = pixel_fraction(RADIUS["linf"]) if threat["norm"] == "linf" else f"{RADIUS['l2']:g}"
         said.append(f"RobustBench compares at ε = {usual}; this is another radius.")
