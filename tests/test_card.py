@@ -124,7 +124,7 @@ def predictions(outcomes: Path, seed: int) -> list[int]:
 
 
 def test_the_example_runs_as_printed_and_without_this_package(done: tuple[Experiment, Places], handed: Path) -> None:
-    assert len(example(handed).strip().splitlines()) == 5
+    assert len([line for line in example(handed).splitlines() if line]) == 5
     pictures = to_pixels(data.load(done[1].pictures("tiny")).test.images)
     own = predictions(done[1].run("tests", "dynat") / "outcomes", seed=0)
     assert answers(handed, pictures) == own

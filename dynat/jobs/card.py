@@ -87,6 +87,7 @@ def _loading(metrics: Mapping[str, Any], file: str) -> tuple[str, dict[str, str]
     lines = [
         "from safetensors.torch import load_file",
         *imports,
+        "",
         f"model = {network}.eval()",
         f'model.load_state_dict(load_file("{file}"))',
         "logits = model(pictures)",
