@@ -170,3 +170,33 @@ def test_through_a_real_slurm_a_cancelled_training_goes_on() -> None:
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+APPTAINER = """#!/bin/sh
+[ "$1" = --version ] && echo "apptainer version 1.3.4" && exit
+for command; do :; done
+echo "$*" >> {folder}/called
+PATH={folder}/image:/usr/bin:/bin exec sh -c "$command"
+"""
+
+
+@pytest.mark.slow
+def test_in_an_image_the_jobs_use_the_images_environment(
+    project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A pretended apptainer, whose image has a `dynat` of its own; the code is still that of this folder."""
+    (tmp_path / "image").mkdir()
+    programs = {
+        "apptainer": APPTAINER.format(folder=tmp_path),
+        "image/dynat": f'#!/bin/sh\necho $PYTHONPATH > {tmp_path}/used\nexec {sys.executable} -m dynat "$@"\n',
+    }
+    for name, text in programs.items():
+        (tmp_path / name).write_text(text)
+        (tmp_path / name).chmod(0o755)
+    (tmp_path / "my.sif").touch()
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    monkeypatch.setenv("DYNAT_IMAGE", str(tmp_path / "my.sif"))
+    code, said = project.snakemake("data/digits/info.json", "--sdm", "apptainer")
+    assert code == 0, said
+    assert f"{tmp_path}/my.sif" in (tmp_path / "called").read_text()
+    assert (tmp_path / "used").read_text().startswith(f"{project.folder}:")
