@@ -453,11 +453,11 @@ def test_a_training_that_diverges_leaves_with_one(dynat: Dynat, tmp_path: Path) 
 
 
 def test_a_full_disk_is_said(dynat: Dynat, monkeypatch: pytest.MonkeyPatch) -> None:
-    from dynat.cli import work
+    from dynat.cli import computing
 
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device", "results/at")
 
-    monkeypatch.setattr(work, "read_experiment", full)
+    monkeypatch.setattr(computing, "read_experiment", full)
     code, said = dynat("check")
     assert code == 1 and "dynat: No space left on device: results/at (is the disk full or read-only?)" in said
