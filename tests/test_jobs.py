@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import csv
 import json
+import random
+import shutil
+import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +60,15 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Places:
 def places(tmp_path: Path) -> Places:
     data.save(tiny.dataset(), places_in(tmp_path).pictures("tiny"))
     return places_in(tmp_path)
+
+
+@pytest.fixture
+def trained(done: Places, tmp_path: Path) -> Places:
+    """The same run, not yet attacked."""
+    places = places_in(tmp_path)
+    shutil.copytree(done.data, places.data)
+    shutil.copytree(done.results, places.results, ignore=shutil.ignore_patterns("outcomes"))
+    return places
 
 
 # --- training -------------------------------------------------------------------------------------------------
@@ -226,6 +239,69 @@ def test_every_row_is_consistent_with_itself(done: Places) -> None:
     assert 0 < sum(int(row["correct"]) for row in rows) < len(rows)
 
 
+def test_verdicts_of_another_examination_are_refused_with_the_reason(trained: Places) -> None:
+    run_exam(exam_spec(seeds=(0,)), places=trained, say=lambda _: None)
+    (kept,) = (trained.state / "exams").iterdir()
+    run_exam(exam_spec(seeds=(3,)), places=trained, say=lambda _: None)
+    (other,) = (folder for folder in (trained.state / "exams").iterdir() if folder != kept)
+    shutil.rmtree(kept)
+    other.rename(kept)
+    with pytest.raises(ValueError, match=r"another examination: weights differ .* remove that folder"):
+        run_exam(exam_spec(seeds=(0,)), places=trained, say=lambda _: None)
+    (kept / "about.json").unlink()
+    with pytest.raises(ValueError, match=r"another examination: attack, weights, pictures"):
+        run_exam(exam_spec(seeds=(0,)), places=trained, say=lambda _: None)
+    shutil.rmtree(kept)
+    run_exam(exam_spec(seeds=(0,)), places=trained, say=lambda _: None)
+
+
+EXAM = """
+import sys
+import time
+from pathlib import Path
+from dynat.config import ExamSpec
+from dynat.jobs.exam import run_exam
+from dynat.places import Places
+folder = Path(sys.argv[1])
+places = Places(folder / "data", folder / "results", folder / "runs")
+run_exam(ExamSpec.model_validate_json(sys.argv[2]), places=places)
+"""
+
+
+def test_autoattack_killed_anywhere_ends_with_the_same_verdicts(trained: Places) -> None:
+    """SIGKILL at a random moment after every finished batch: every row is as if it had never happened."""
+    spec = exam_spec("autoattack", seeds=(0,), batch=1, pictures=4, eps=0.15).model_dump_json()
+    folder = trained.data.parent
+    whole = folder.with_name(f"{folder.name} whole")
+    shutil.copytree(folder, whole)
+
+    def started(folder: Path) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-c", EXAM, str(folder), spec]
+        return subprocess.Popen(
+            command, cwd=Path(__file__).parents[1], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+
+    def finished() -> int:
+        return len(list((folder / "runs" / "exams").rglob("batch-*.pt")))
+
+    assert started(whole).wait() == 0
+    dice, kills = random.Random(7), 0
+    while True:
+        before, job = finished(), started(folder)
+        while job.poll() is None and finished() == before:
+            time.sleep(0.01)
+        time.sleep(dice.uniform(0, 0.4))
+        job.kill()
+        if job.wait() == 0:
+            break
+        kills += 1
+    assert kills >= 2
+    outcome = Places(results=Path("results")).outcomes("tests", "some-run", "some-attack")
+    assert (folder / outcome).read_bytes() == (whole / outcome).read_bytes()
+    examples = outcome.with_suffix(".examples.safetensors")
+    assert (folder / examples).read_bytes() == (whole / examples).read_bytes()
+
+
 @pytest.mark.parametrize("which", ["best", "last"])
 def test_clean_outcomes_are_the_predictions_of_the_checkpoint_asked_for(
     which: str, done: Places, tmp_path: Path
@@ -377,11 +453,11 @@ def test_a_training_that_diverges_leaves_with_one(dynat: Dynat, tmp_path: Path) 
 
 
 def test_a_full_disk_is_said(dynat: Dynat, monkeypatch: pytest.MonkeyPatch) -> None:
-    from dynat.cli import work
+    from dynat.cli import computing
 
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device", "results/at")
 
-    monkeypatch.setattr(work, "read_experiment", full)
+    monkeypatch.setattr(computing, "read_experiment", full)
     code, said = dynat("check")
     assert code == 1 and "dynat: No space left on device: results/at (is the disk full or read-only?)" in said

@@ -64,7 +64,7 @@ def examine(
     done: list[dict[str, Any]] = []
     for number, (images, labels) in enumerate(pictures.batches(attack.batch)):
         file = None if state is None else state / f"batch-{number:05d}.pt"
-        batch = None if file is None else _finished(file)
+        batch = None if file is None else _finished(file, labels)
         if batch is None:
             batch = _batch(model, to_pixels(images), labels, attack, batch_seed(attack, number))
             if number > 0:
@@ -81,13 +81,13 @@ def examine(
     )
 
 
-def _finished(file: Path) -> dict[str, Any] | None:
-    """A batch that was examined before; one that cannot be read is examined again."""
+def _finished(file: Path, labels: Tensor) -> dict[str, Any] | None:
+    """A batch that was examined before; one that cannot be read or is about other pictures is examined again."""
     try:
         batch: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
     except (FileNotFoundError, RuntimeError, EOFError, pickle.UnpicklingError):
         return None
-    return batch
+    return batch if torch.equal(batch["columns"]["label"], labels.cpu()) else None
 
 
 COSTS = ("seconds", "forward_passes", "backward_passes", "refuted_claims")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from dynat.cli import answers, work  # noqa: F401  each adds its commands to the app
+from dynat.cli import computing, showing  # noqa: F401  each adds its commands to the app
 from dynat.cli.common import app
 from dynat.config import ConfigError
 

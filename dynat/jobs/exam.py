@@ -60,9 +60,35 @@ class Examiner:
         self, model: nn.Module, weights: str, attack: Attack, progress: Callable[[int], None]
     ) -> tuple[Examination, str]:
         """The examination of a network and its digest; goes on from the batches that are kept under that."""
-        name = digest(attack, weights, self.picture_digest, self.code, self.device.type, _versions())
+        about = {
+            "attack": attack.model_dump(mode="json"),
+            "weights": weights,
+            "pictures": self.picture_digest,
+            "code": self.code,
+            "device": self.device.type,
+            **_versions(),
+        }
+        name = digest(about)
         kept = self.places.state / "exams" / name
+        _refuse_foreign(kept, about)
         return examine(model, self.pictures, attack, state=kept, progress=progress), name
+
+
+def _refuse_foreign(kept: Path, about: dict[str, Any]) -> None:
+    """A folder of finished batches says what they are about; one that was copied or renamed is not gone on from."""
+    file = kept / "about.json"
+    if not kept.exists():
+        atomic_text(file, json.dumps(about, indent=2) + "\n")
+        return
+    try:
+        found = json.loads(file.read_text())
+    except (OSError, ValueError):
+        found = {}
+    if wrong := [part for part, value in about.items() if found.get(part) != value]:
+        raise ValueError(
+            f"{kept}: holds verdicts of another examination: {', '.join(wrong)} differ from what is asked for; "
+            f"remove that folder and call again"
+        )
 
 
 def run_exam(spec: ExamSpec, *, places: Places, device: str = "auto", say: Callable[[str], None] = print) -> Path:

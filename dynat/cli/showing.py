@@ -55,6 +55,22 @@ def card(
     write_card(*found, out=out or Path("handover") / found[1], say=say)
 
 
+@app.command()
+def same(
+    one: Annotated[Path, typer.Argument(help="A results folder: results/<preset>")],
+    other: Annotated[Path, typer.Argument(help="Another one, made elsewhere or by other code.")],
+) -> None:
+    """Compare the metrics of two results folders bit for bit; exit code 1 if they differ."""
+    from dynat.jobs.same import differences, runs_in
+
+    found = differences(one, other)
+    for line in found:
+        print(line)
+    if found:
+        raise typer.Exit(1)
+    print(f"{one} and {other} say the same of {runs_in(one)} {'run' if runs_in(one) == 1 else 'runs'}")
+
+
 @app.command(hidden=True)
 def curves(spec: Spec = None, params: Params = PARAMS, set_: Set = None) -> None:
     """Write what `dvc plots` shows of the trainings."""
