@@ -109,17 +109,19 @@ def _content(question: Question, name: str, places: Places) -> dict[str, Any]:
 
 def _dataset(name: str, places: Places) -> dict[str, Any]:
     """A prepared folder, or what a preset says of a data set of this name, to be prepared in the same way."""
+    folder = places.pictures(name)
+    if (folder / data.INFO).exists():
+        info = json.loads((folder / data.INFO).read_text())
+        if info["source"] != "folder" and info["source"] in names.SOURCES:
+            return {"name": name, "source": info["source"]}
+        return {"name": name, "source": "folder", "path": str(folder), "size": info["shape"][1]}
     known: dict[str, dict[str, Any]] = {}
     for file in sorted(PRESETS.glob("*.yaml")):
         dataset = load({"preset": file.stem}).dataset
         known.setdefault(dataset.name, dataset.model_dump(exclude_none=True))
-    if name in known:
-        return known[name]
-    folder = places.pictures(name)
-    if not (folder / "info.json").exists():
+    if name not in known:
         raise ConfigError(f"--dataset: unknown data set '{name}', and there is no {folder}: {nearest(name, known)}")
-    info = json.loads((folder / "info.json").read_text())
-    return {"name": name, "source": "folder", "path": str(folder), "size": info["shape"][1]}
+    return known[name]
 
 
 def _refuse_other_work(experiment: Experiment, name: str, question: Question, places: OneFolder) -> None:
