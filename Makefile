@@ -10,7 +10,8 @@ export UV_LINK_MODE ?= copy
 # Bytecode once, at install: otherwise each of the pipeline's short jobs may compile torch again.
 export UV_COMPILE_BYTECODE ?= 1
 
-.PHONY: help env run test test-slow lint lock readme bench bench-step bench-memory bench-dag bench-gpu clean
+.PHONY: help env run test test-slow lint image-check slurm-check lock readme bench bench-step bench-memory bench-dag \
+	bench-gpu clean
 
 help: ## what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -40,6 +41,13 @@ lint: $(STAMP) ## ruff, mypy, snakefmt, snakemake --lint
 	@mypy
 	@snakefmt --check workflow
 	@snakemake --lint
+
+image-check: $(STAMP) ## the container image, built and tried (docs/container.md)
+	@python tools/image_check.py
+
+slurm-check: $(STAMP) ## the pipeline through a real Slurm on this machine (docs/cluster.md)
+	@VIRTUAL_ENV=$(CURDIR)/.venv uv pip install --quiet --constraint requirements.lock --editable '.[slurm]'
+	@python tools/slurm_check.py
 
 lock: ## requirements.lock anew from pyproject.toml
 	@uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --no-annotate --no-header --quiet --upgrade -o requirements.lock

@@ -58,6 +58,6 @@ def copy_figures(page: str) -> None:
 
 
 if __name__ == "__main__":
-    for page in (ROOT / "README.md", ROOT / "config" / "README.md", ROOT / "docs" / "digits-full.md"):
+    for page in map(ROOT.joinpath, ("README.md", "config/README.md", "docs/digits-full.md", "docs/examination.md")):
         page.write_text(tabled(answered(page.read_text())))
         copy_figures(page.read_text())

@@ -28,6 +28,12 @@ class Places:
     def outcomes(self, preset: str, name: str, attack: str) -> Path:
         return self.run(preset, name) / "outcomes" / f"{attack}.csv"
 
+    def probes(self, preset: str, name: str) -> Path:
+        return self.run(preset, name) / "probes.csv"
+
+    def transfer(self, preset: str) -> Path:
+        return self.results / preset / "transfer.csv"
+
     def metrics(self, preset: str) -> Path:
         return self.numbers / preset
 

@@ -39,6 +39,11 @@ def exam_sources() -> list[Path]:
     return _files(_EXAM)
 
 
+def probe_sources() -> list[Path]:
+    """The files on which the small examinations and the matrix of transfer depend."""
+    return _files((*_EXAM, "jobs/exam.py", "jobs/probe.py"))
+
+
 def data_sources(source: str) -> list[Path]:
     """The files on which a prepared data set depends."""
     return [*_files(("data/pictures.py",)), _module_file(names.SOURCES[source])]
@@ -46,7 +51,7 @@ def data_sources(source: str) -> list[Path]:
 
 def metrics_sources() -> list[Path]:
     """The files on which a run's metrics depend."""
-    return _files(("report/metrics.py", "report/outcomes.py", "report/statistics.py"))
+    return _files(("report/metrics.py", "report/outcomes.py", "report/gates.py", "report/statistics.py"))
 
 
 def report_sources() -> list[Path]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import sys
+from collections.abc import Callable
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
@@ -11,6 +13,7 @@ import torch
 from hypothesis import HealthCheck, settings
 from torch import Tensor, nn
 
+from dynat.cli import main
 from dynat.config import Run
 from dynat.config.parts import Inner
 
@@ -57,3 +60,26 @@ def batch() -> tuple[Tensor, Tensor]:
 def make_run(**fields: object) -> Run:
     base = {"method": "at", "target": "small", "inner": Inner(eps=0.1, step_size=0.025, steps=3)}
     return Run.model_validate({**base, **fields})
+
+
+Dynat = Callable[..., tuple[int, str]]
+
+
+@pytest.fixture
+def dynat(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Dynat:
+    """The command as typed: exit code, and all that was printed. A traceback is an exception here."""
+
+    def run(*words: str) -> tuple[int, str]:
+        monkeypatch.setattr(sys, "argv", ["dynat", *map(str, words)])
+        threads = torch.get_num_threads()
+        try:
+            main()
+            code = 0
+        except SystemExit as left:
+            code = int(left.code or 0)
+        finally:
+            torch.set_num_threads(threads)
+        said = capsys.readouterr()
+        return code, said.out + said.err
+
+    return run

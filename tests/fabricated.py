@@ -11,7 +11,7 @@ import pandas as pd
 import yaml
 from safetensors.numpy import save_file
 
-from dynat.config import Experiment, load
+from dynat.config import Experiment, load, names
 
 PRESET = """
 dataset: {name: digits, source: digits}
@@ -55,7 +55,42 @@ def fabricate(results: Path, plan: Experiment, *, pictures: int = 200, classes: 
             ]
             write_outcome(results / run, name, rows, attack=attack.model_dump(mode="json"))
             _examples(results / run / "outcomes" / f"{name}.examples.safetensors", attack.eps or 0.1)
+        write_probes(results / run, plan, SKILL.get(run, 0.8), hopeless=settings.method == "natural")
+    write_transfer(results, plan)
     return results
+
+
+def write_probes(folder: Path, plan: Experiment, skill: float, *, hopeless: bool = False, pictures: int = 50) -> None:
+    """What a sound network shows: less with a larger radius, a little less with more steps, nothing at last."""
+    strength = {"eps": lambda a: a.eps / plan.threat.eps, "steps": lambda a: 1 - 0.5 / a.steps}
+    strength |= {"restarts": lambda a: 1.02, "large": lambda a: 9.0, "square": lambda a: 0.9}
+    attacks = plan.probe(folder.name).attacks
+    rows = []
+    for name, attack in attacks.items():
+        share = skill * max(0.0, 1 - (2 if hopeless else 0.45) * strength[name.partition("-")[0]](attack))
+        for seed in plan.seeds[folder.name]:
+            rows += [
+                (seed, name, i, i % 10, i % 10 if i < skill * pictures else (i + 1) % 10, int(i < share * pictures))
+                for i in range(pictures)
+            ]
+    table = pd.DataFrame(rows, columns=["seed", "probe", "index", "label", "clean", "correct"])
+    table.to_csv(folder / "probes.csv", index=False)
+    account = {
+        "attacks": {name: attack.model_dump(mode="json") for name, attack in attacks.items()},
+        "gradients": {str(seed): {"zero": 0, "right": 40} for seed in plan.seeds[folder.name]},
+    }
+    (folder / "probes.json").write_text(json.dumps(account))
+
+
+def write_transfer(results: Path, plan: Experiment) -> None:
+    rows = [
+        (source, target, i, i % 10, int(i < (8 if source == target else 14)))
+        for source in plan.runs
+        for target in plan.runs
+        for i in range(20)
+    ]
+    pd.DataFrame(rows, columns=["source", "target", "index", "label", "correct"]).to_csv(results / "transfer.csv")
+    (results / "transfer.json").write_text(json.dumps({"attack": plan.transfer().attack.model_dump(mode="json")}))
 
 
 def _verdicts(seed: int, run: int, skill: float, pictures: int, classes: int) -> list[tuple[int, int, int, int]]:
@@ -67,15 +102,18 @@ def _verdicts(seed: int, run: int, skill: float, pictures: int, classes: int) ->
 def write_outcome(folder: Path, name: str, rows: list[tuple[int, int, int, int]], *, attack: dict[str, Any]) -> None:
     """rows: seed, index, label, correct."""
     (folder / "outcomes").mkdir(parents=True, exist_ok=True)
+    parts = names.attack_parts(attack["kind"])
     table = pd.DataFrame(rows, columns=["seed", "index", "label", "correct"])
     table = table.assign(clean=table.label, prediction=table.label + 1 - table.correct, margin=0.5, distance=0.1)
-    order = ["seed", "index", "label", "clean", "prediction", "correct", "margin", "distance"]
+    table["fell_to"] = np.where(table.correct == 1, "", parts[0])
+    order = ["seed", "index", "label", "clean", "prediction", "correct", "margin", "distance", "fell_to"]
     table[order].to_csv(folder / "outcomes" / f"{name}.csv", index=False)
     seeds = sorted({row[0] for row in rows})
     facts = {
         "run": folder.name,
         "attack_name": name,
         "attack": attack,
+        "parts": list(parts),
         "seeds": seeds,
         "seconds": {str(seed): 1.25 + seed for seed in seeds},
         "forward_passes": 21 * len(rows),

@@ -116,7 +116,7 @@ ENTRIES = {
     **{f"method {name}": facts.where for name, facts in names.METHODS.items()},
     **{f"network {name}": where for name, where in names.NETWORKS.items()},
     **{f"source {name}": where for name, where in names.SOURCES.items()},
-    **{f"attack {name}": where for name, where in names.ATTACKS.items()},
+    **{f"attack {name}": facts.where for name, facts in names.ATTACKS.items() if not facts.parts},
 }
 
 
@@ -129,8 +129,8 @@ def test_every_method_of_the_folder_has_a_name() -> None:
     """A file that nobody can name is dead, or its entry was forgotten."""
     from dynat.methods import Method
 
-    located = [names.locate(facts.where) for facts in names.METHODS.values()]
-    named = {kind for kind in located if isinstance(kind, type)}  # `external` is a function
+    found = {names.locate(facts.where) for facts in names.METHODS.values()}
+    named = {value for value in found if isinstance(value, type)}
     for file in (PACKAGE / "methods").glob("*.py"):
         module = importlib.import_module(module_of(file))
         for value in vars(module).values():

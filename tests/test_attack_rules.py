@@ -24,12 +24,12 @@ def attacked(kind: str, norm: str, eps: float, seed: int, **more: object) -> Non
     generator = torch.Generator().manual_seed(seed)
     # Black and white pixels too: that is where a clamp is forgotten.
     pictures = torch.rand(6, *SHAPE, generator=generator).mul(1.4).sub(0.2).clamp(0, 1)
-    attack = Attack.model_validate(
-        {"kind": kind, "norm": norm, "eps": eps, "step_size": eps / 3, "steps": 4, "start": "uniform", **more}
-    )
+    tuned = {"step_size": eps / 3, "steps": 4, "start": "uniform", "searches": 3, **more}
+    read = {key: value for key, value in tuned.items() if key in names.ATTACKS[kind].reads}
+    attack = Attack.model_validate({"kind": kind, "norm": norm, "eps": eps, **read})
     model = network(seed)
     labels = model(pictures).argmax(1)
-    found = names.locate(names.ATTACKS[kind])(model, pictures, labels, attack, seed)
+    found = names.locate(names.ATTACKS[kind].where)(model, pictures, labels, attack, seed)
     assert found.shape == pictures.shape and torch.isfinite(found).all()
     assert found.min() >= 0 and found.max() <= 1
     assert (Ball(norm, eps).distance(found, pictures) <= eps + 1e-6).all()
@@ -48,22 +48,19 @@ def test_first_order_attacks(kind: str, norm: str, eps: float, start: str, resta
     attacked(kind, norm, eps, seed, start=start, restarts=restarts)
 
 
+@settings(max_examples=20, deadline=None)
+@given(eps=st.floats(1e-3, 2.0), rate=st.floats(1e-3, 1.0), seed=st.integers(0, 10**6))
+def test_the_nearest_wrong_picture(eps: float, rate: float, seed: int) -> None:
+    attacked("cw-l2", "l2", eps, seed, step_size=rate)
+
+
 @pytest.mark.parametrize("norm", ["linf", "l2"])
-def test_autoattack(norm: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    import pyautoattack.autoattack as upstream
-
-    square = upstream.SquareAttack
-
-    class Quick(square):  # type: ignore[misc, valid-type]
-        """Square with fewer queries: the rules it keeps do not depend on how long it asks."""
-
-        def perturb(self, *arguments: object, **named: object) -> object:
-            self.n_queries = 50
-            return super().perturb(*arguments, **named)
-
-    monkeypatch.setattr(upstream, "SquareAttack", Quick)
-    attacked("autoattack", norm, 0.05, seed=3)
+@pytest.mark.parametrize("part", names.attack_parts("autoattack"))
+def test_the_parts_of_autoattack(part: str, norm: str) -> None:
+    # Square keeps the same rules however long it asks.
+    attacked(part, norm, 0.05, seed=3, steps=50)
 
 
 def test_every_kind_is_held_to_the_rules() -> None:
-    assert set(names.ATTACKS) == {"clean", "fgsm", "pgd", "cw", "autoattack"}, "a new kind belongs into this file"
+    held = {"clean", "fgsm", "pgd", "cw", "cw-l2", *names.attack_parts("autoattack"), "autoattack"}
+    assert set(names.ATTACKS) == held, "a new kind belongs into this file"

@@ -13,21 +13,20 @@ import torch
 from torch import Tensor, nn
 
 from dynat.attacks import Examination, examine
-from dynat.attacks.auto import autoattack
-from dynat.attacks.examine import TOLERANCE, batch_seed
+from dynat.attacks.auto import apgd_t
+from dynat.attacks.examine import STANDS, TOLERANCE, WRONG_BEFORE, batch_seed
 from dynat.attacks.first_order import cw, fgsm, pgd
+from dynat.attacks.minimal import cw_l2, nearest_wrong
 from dynat.config import Attack, names
 from dynat.data import Pictures, to_pixels
 from dynat.losses import margin
 from tests import tiny
 
-EPS = 0.05
+EPS = tiny.THREAT.eps
 NOISE = 0.6
 
 
-def attack(kind: str = "pgd", **fields: object) -> Attack:
-    base = {"kind": kind, "steps": 5, "eps": EPS, "norm": "linf", "step_size": EPS / 4, "start": "uniform", "batch": 16}
-    return Attack.model_validate({**base, **fields})
+attack = tiny.attack
 
 
 def fit(network: nn.Module, pictures: Pictures, steps: int = 40) -> nn.Module:
@@ -70,7 +69,7 @@ def install(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[..., Tensor]]
 
     def put(function: Callable[..., Tensor]) -> Attack:
         monkeypatch.setattr(sys.modules[__name__], "installed", function, raising=False)
-        monkeypatch.setitem(names.ATTACKS, "installed", f"{__name__}:installed")
+        monkeypatch.setitem(names.ATTACKS, "installed", names.AttackKind(f"{__name__}:installed"))
         return attack("installed")
 
     return put
@@ -274,13 +273,13 @@ def test_a_damaged_batch_is_examined_again(network: nn.Module, pictures: Picture
 
 
 def test_passes_equal_a_count_by_hand(network: nn.Module, pictures: Pictures) -> None:
-    """Clean and verdict for every picture; for each right one and restart: the steps, and a look at the end."""
+    """Clean for every picture; for each right one and restart the steps and a look at the end; then the verdict."""
     n, right = len(pictures), int((plain(network, pictures) == pictures.labels).sum())
     exam = examine(network, pictures, attack(steps=3))
-    assert exam.forward_passes == 2 * n + right * (3 + 1)
+    assert exam.forward_passes == n + right * (3 + 1) + right
     assert exam.backward_passes == right * 3
     clean = examine(network, pictures, attack("clean"))
-    assert (clean.forward_passes, clean.backward_passes) == (2 * n, 0)
+    assert (clean.forward_passes, clean.backward_passes) == (n + right, 0)
 
 
 class Linear(nn.Module):
@@ -370,6 +369,55 @@ def test_a_ball_of_almost_nothing_breaks_nothing_and_a_huge_one_everything(
     assert not stands(most).any() and most.refuted_claims == 0
 
 
+# --- the nearest wrong picture ---------------------------------------------------------------------------------
+
+
+class TwoSides(nn.Module):
+    """Which side of a plane a picture lies on; its distance from the plane is known."""
+
+    def __init__(self, direction: Tensor, offset: float) -> None:
+        super().__init__()
+        self.direction, self.offset = direction, offset
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        height = 7.0 * (pictures.flatten(1) @ self.direction - self.offset)
+        return torch.stack([height, -height], 1)
+
+
+def test_cw_l2_finds_the_plane_where_it_is() -> None:
+    direction = torch.randn(64, generator=torch.Generator().manual_seed(2))
+    model = TwoSides(direction, offset=float(direction.sum()) * 0.5)
+    pixels = 0.5 + 0.06 * torch.randn(12, 1, 8, 8, generator=torch.Generator().manual_seed(3))
+    logits = model(pixels)
+    true = logits[:, 0].abs() / 7.0 / direction.norm()
+    found, distance = nearest_wrong(model, pixels, logits.argmax(1), steps=400, rate=0.01, searches=9)
+    assert (model(found).argmax(1) != logits.argmax(1)).all()
+    assert torch.allclose((found - pixels).flatten(1).norm(dim=1), distance, atol=1e-6)
+    assert (distance >= true - 1e-5).all(), "nothing wrong is nearer than the plane"
+    assert (distance <= 1.03 * true + 1e-3).all()
+
+
+def test_cw_l2_counts_what_lies_inside_the_ball_alone() -> None:
+    direction = torch.zeros(64)
+    direction[0] = 1.0
+    model = TwoSides(direction, offset=0.5)
+    pixels = torch.full((4, 1, 8, 8), 0.5)
+    pixels[:, 0, 0, 0] = torch.tensor([0.51, 0.58, 0.7, 1.0])
+    labels = model(pixels).argmax(1)
+    found = cw_l2(model, pixels, labels, attack("cw-l2", norm="l2", eps=0.1, steps=200, step_size=0.01, searches=9), 0)
+    assert (model(found).argmax(1) != labels).tolist() == [True, True, False, False]
+    assert torch.equal(found[2:], pixels[2:]), "a nearest picture out of reach is no claim"
+
+
+def test_cw_l2_is_about_as_strong_as_pgd_in_l2(network: nn.Module, pictures: Pictures) -> None:
+    """Two roads to the same verdicts; PGD follows another loss, so a picture may differ."""
+    for eps in (0.3, 0.8):
+        by_pgd = stands(examine(network, pictures, attack("cw", norm="l2", eps=eps, steps=50, step_size=eps / 8)))
+        nearest = attack("cw-l2", norm="l2", eps=eps, steps=200, step_size=0.02, searches=9)
+        by_nearest = stands(examine(network, pictures, nearest))
+        assert abs(int(by_pgd.sum()) - int(by_nearest.sum())) <= 2, eps
+
+
 # --- AutoAttack -----------------------------------------------------------------------------------------------
 
 
@@ -403,6 +451,36 @@ def test_autoattack_is_at_least_as_strong_and_repeats_itself(network: nn.Module,
     assert exam.refuted_claims == 0 and exam.backward_passes > 0
 
 
+@pytest.mark.usefixtures("fewer_queries")
+def test_every_part_sees_what_the_parts_before_it_left(network: nn.Module, pictures: Pictures) -> None:
+    few = pictures.first(20)
+    exam = examine(network, few, attack("autoattack"))
+    parts = names.attack_parts("autoattack")
+    fell_to = exam.columns["fell_to"]
+    assert torch.equal(fell_to == WRONG_BEFORE, plain(network, few) != few.labels)
+    assert torch.equal(fell_to == STANDS, stands(exam))
+    first = examine(network, few, attack("apgd-ce"))
+    assert torch.equal(fell_to == 0, first.columns["fell_to"] == 0), "the first part alone breaks what it breaks here"
+    assert int(fell_to.max()) < len(parts)
+
+
+def test_a_part_that_breaks_the_rules_leaves_the_picture_to_the_next(
+    network: nn.Module, pictures: Pictures, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def outside(_model: nn.Module, pixels: Tensor, *_: object) -> Tensor:
+        return pixels + 10
+
+    monkeypatch.setattr(sys.modules[__name__], "outside", outside, raising=False)
+    monkeypatch.setitem(names.ATTACKS, "outside", names.AttackKind(f"{__name__}:outside"))
+    facts = names.AttackKind(parts=("outside", "pgd"), reads=("steps", "step_size", "start", "restarts"))
+    monkeypatch.setitem(names.ATTACKS, "both", facts)
+    both, alone = examine(network, pictures, attack("both")), examine(network, pictures, attack("pgd"))
+    assert torch.equal(stands(both), stands(alone)) and torch.equal(both.columns["margin"], alone.columns["margin"])
+    right = int((plain(network, pictures) == pictures.labels).sum())
+    assert both.refuted_claims == right
+    assert set(both.columns["fell_to"].tolist()) == {STANDS, WRONG_BEFORE, 1}
+
+
 def test_autoattack_on_a_single_picture(network: nn.Module, pictures: Pictures) -> None:
     """The last batch may hold one: the library squeezes shapes, and must not squeeze this one away."""
     right = (plain(network, pictures) == pictures.labels).nonzero()[:1, 0]
@@ -413,7 +491,7 @@ def test_autoattack_on_a_single_picture(network: nn.Module, pictures: Pictures) 
 def test_autoattack_refuses_fewer_than_four_classes() -> None:
     model, pixels = Linear(3), grey()
     with pytest.raises(ValueError, match=r"at least 4 classes and this network has 3: use pgd and cw with restarts"):
-        autoattack(model, pixels, model(pixels).argmax(1), attack("autoattack"), 0)
+        apgd_t(model, pixels, model(pixels).argmax(1), attack("apgd-t"), 0)
 
 
 class Probabilities(nn.Module):
@@ -442,8 +520,10 @@ def test_what_autoattack_warns_of_becomes_a_flag(
 
 def test_every_attack_of_the_table_keeps_the_rules(network: nn.Module, pictures: Pictures) -> None:
     few: Any = pictures.first(6)
-    for kind in names.ATTACKS:
+    for kind, facts in names.ATTACKS.items():
         for norm, eps in (("linf", 0.2), ("l2", 1.0)):
+            if norm not in facts.norms:
+                continue
             exam = examine(network, few, attack(kind, norm=norm, eps=eps, step_size=eps / 4, steps=10))
             assert exam.refuted_claims == 0, (kind, norm)
             assert (exam.columns["distance"] <= eps + TOLERANCE).all(), (kind, norm)

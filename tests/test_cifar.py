@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import pickle
+import shutil
 import tarfile
 import threading
 from collections.abc import Iterator
@@ -105,8 +106,7 @@ def test_cifar_is_downloaded_once(archive: Path, mirror: str, tmp_path: Path) ->
 def test_cifar_from_a_folder_that_has_it(form: str, archive: Path, tmp_path: Path) -> None:
     given_path = archive.parent
     if form != "archive":
-        with tarfile.open(archive) as tar:
-            tar.extractall(archive.parent, filter="data")
+        shutil.unpack_archive(archive, archive.parent)
         archive.unlink()
     if form == "inside":
         given_path = next(entry for entry in archive.parent.iterdir() if entry.is_dir())
@@ -145,8 +145,7 @@ def test_a_corrupt_archive_of_ones_own(archive: Path, tmp_path: Path) -> None:
 
 
 def test_a_corrupt_batch_is_refused_before_it_is_unpickled(archive: Path, tmp_path: Path) -> None:
-    with tarfile.open(archive) as tar:
-        tar.extractall(archive.parent, filter="data")
+    shutil.unpack_archive(archive, archive.parent)
     file = next(archive.parent.glob("*/test*"))
     file.write_bytes(b"cos\nabort\n(tR.")  # would end the process
     with pytest.raises(DataError, match=rf"{file.name}: damaged .*unpack {archive.name} again"):

@@ -10,7 +10,7 @@ import pytest
 import yaml
 from pydantic import BaseModel
 
-from dynat.config import load, names, parts, schema
+from dynat.config import attacks, load, names, parts, schema
 from dynat.config.load import TOP_LEVEL
 from dynat.config.strict import Real, Strict
 
@@ -20,14 +20,14 @@ PAGES = sorted([README, MANUAL, *(ROOT / "docs").glob("*.md")])
 PRESETS = sorted((ROOT / "config" / "presets").glob("*.yaml"))
 WRITTEN = [*PAGES, *PRESETS, ROOT / "params.yaml", ROOT / "Makefile", ROOT / ".ci" / "run"]
 
-INTERNAL = {"TrainingSpec", "ExamSpec", "Experiment"}
+INTERNAL = {"TrainingSpec", "ExamSpec", "ProbeSpec", "TransferSpec", "Experiment"}
 """What the pipeline hands to its jobs; nobody writes it."""
 MODELS: dict[str, type[Strict]] = {
     name: model
-    for name, model in {**vars(parts), **vars(schema)}.items()
+    for name, model in {**vars(parts), **vars(attacks), **vars(schema)}.items()
     if isinstance(model, type)
     and issubclass(model, Strict)
-    and model.__module__ in (parts.__name__, schema.__name__)
+    and model.__module__ in (parts.__name__, attacks.__name__, schema.__name__)
     and not name.startswith("_")
     and name not in INTERNAL
 } | {facts.options.__name__: facts.options for facts in names.METHODS.values() if facts.options.model_fields}
@@ -64,6 +64,7 @@ def test_the_manual_has_every_default(name: str) -> None:
             assert said == "its defaults", key
             continue
         plain = said.strip("`")
+        default = list(default) if isinstance(default, tuple) else default
         value = plain if isinstance(default, str) else yaml.safe_load(plain)
         if isinstance(default, float):
             value = number(value)

@@ -27,31 +27,15 @@ from dynat.files import atomic_text
 from dynat.jobs import guard
 from dynat.jobs.plots import write_accuracy, write_curves
 from dynat.places import Places
+from tests import tiny
 
 ROOT = Path(__file__).parents[1]
 BIN = Path(sys.executable).parent
 STAGES = ("data", "train", "evaluate", "report")
 
-TINY = """
-dataset: {name: digits, source: digits, validation: 0.1}
-threat: {norm: linf, eps: 0.15}
-training:
-  target: small
-  guide: small
-  epochs: 2
-  batch: 64
-  inner: {steps: 2, step_size: 0.08}
-  augmentation: {padding: 0, flip: false}
-  validation: {steps: 2}
-seeds: [0]
-runs:
-  at: {method: at}
-  dynat: {method: at, labels: dynamic}
-attacks: {clean: {}, pgd-5: {}}
-headline: pgd-5
-"""
-
-BETA = {"training_with_guide": 1, "curves": 1, "attack": 2, "metrics": 1, "accuracy": 1, "report": 1}
+BETA = {"training_with_guide": 1, "attack": 2} | dict.fromkeys(
+    ("curves", "probe", "transfer", "metrics", "accuracy", "report"), 1
+)
 """The jobs that a new beta costs: those of the one run that reads it, and the tables."""
 
 
@@ -68,7 +52,7 @@ class Project:
         for part in ("dvc.yaml", ".dvcignore", ".gitignore", ".dvc/config", ".dvc/.gitignore", "params.yaml"):
             shutil.copyfile(ROOT / part, folder / part)
         for name in ("tiny", "other"):
-            (folder / f"config/presets/{name}.yaml").write_text(TINY)
+            (folder / f"config/presets/{name}.yaml").write_text(tiny.PRESET)
         project = cls(folder)
         params = (folder / "params.yaml").read_text()
         (folder / "params.yaml").write_text(params.replace("preset: digits", "preset: tiny"))

@@ -14,9 +14,15 @@ from torch import Tensor
 
 from dynat import models
 from dynat.config import ConfigError, load
-from dynat.models.foreign import load_foreign
+from dynat.config.options import External
+from dynat.models.foreign import Adopted
+from dynat.models.foreign import load_foreign as load_any
 
 Weights = dict[str, Tensor]
+
+
+def load_foreign(model: torch.nn.Module, path: Path, standard: External | None = None) -> Adopted:
+    return load_any(model, path, channels=3, standard=standard)
 
 
 @pytest.fixture
@@ -46,7 +52,8 @@ WRAPPINGS: dict[str, Any] = {
 def test_every_wrapping_gives_the_same_network(wrapping: str, wide: torch.nn.Module, tmp_path: Path) -> None:
     weights = other_weights()
     torch.save(WRAPPINGS[wrapping](weights), tmp_path / "theirs.pt")
-    assert load_foreign(wide, tmp_path / "theirs.pt") == []
+    adopted = load_foreign(wide, tmp_path / "theirs.pt")
+    assert adopted.network is wide and adopted.dropped == [] and adopted.standard == External()
     assert all(torch.equal(value, weights[name]) for name, value in wide.state_dict().items())
 
 
@@ -61,8 +68,174 @@ def test_the_trades_familys_unused_block_is_dropped_and_said(wide: torch.nn.Modu
     weights = other_weights()
     dead = {f"sub_block1.{name}": value for name, value in weights.items() if name.startswith("block1.")}
     torch.save({name.replace("block1.block1", "block1"): v for name, v in (weights | dead).items()}, tmp_path / "t.pt")
-    dropped = load_foreign(wide, tmp_path / "t.pt")
+    dropped = load_foreign(wide, tmp_path / "t.pt").dropped
     assert dropped and all(name.startswith("sub_block1.") for name in dropped)
+    assert torch.equal(wide.state_dict()["fc.weight"], weights["fc.weight"])
+
+
+def released_resnet18() -> list[str]:
+    """Names of the CIFAR ResNet-18 of TRADES, LBGAT and MART, written down by hand; two stride layouts share them."""
+    norm = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
+    names = ["conv1.weight", *(f"bn1.{part}" for part in norm)]
+    for layer in (1, 2, 3, 4):
+        for block in (0, 1):
+            for number in (1, 2):
+                names.append(f"layer{layer}.{block}.conv{number}.weight")
+                names += [f"layer{layer}.{block}.bn{number}.{part}" for part in norm]
+            if layer > 1 and block == 0:
+                names.append(f"layer{layer}.0.shortcut.0.weight")
+                names += [f"layer{layer}.0.shortcut.1.{part}" for part in norm]
+    return [*names, "linear.weight", "linear.bias"]
+
+
+def released_wide(blocks: int, groups: tuple[str, ...] = ("block1", "sub_block1", "block2", "block3")) -> list[str]:
+    """Names of the WideResNets of TRADES, LBGAT, MART and AWP, by hand; the first two come with `sub_block1`."""
+    norm = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
+    names = ["conv1.weight"]
+    for group in groups:
+        for block in range(blocks):
+            here = f"{group}.layer.{block}"
+            names += [f"{here}.bn{number}.{part}" for number in (1, 2) for part in norm]
+            names += [f"{here}.conv1.weight", f"{here}.conv2.weight"]
+            names += [f"{here}.convShortcut.weight"] if block == 0 else []
+    return [*names, *(f"bn1.{part}" for part in norm), "fc.weight", "fc.bias"]
+
+
+@pytest.mark.parametrize(
+    ("network", "names"),
+    [
+        ("resnet18", released_resnet18()),
+        ("resnet18-heavy", released_resnet18()),
+        ("wrn34-10", released_wide(5)),
+        ("wrn28-10", released_wide(4, ("block1", "block2", "block3"))),
+    ],
+)
+def test_released_names_load_whole(network: str, names: list[str], tmp_path: Path) -> None:
+    """Every tensor of a release goes to the place of its name; what is left over is the unused block alone."""
+    with torch.device("meta"):
+        shapes = {
+            name: value.shape for name, value in models.build(network, classes=10, channels=3).state_dict().items()
+        }
+    live = [name for name in names if not name.startswith("sub_block1.")]
+    assert set(live) == set(shapes)
+    generator = torch.Generator().manual_seed(1)
+    weights = {
+        # A scalar, seen in the shape that it must have, takes no memory.
+        f"module.{name}": torch.rand((), generator=generator).expand(shapes.get(name, (1,)))
+        for name in names
+    }
+    torch.save({"state_dict": weights, "epoch": 76}, tmp_path / "released.pt")
+    model = models.build(network, classes=10, channels=3)
+    adopted = load_foreign(model, tmp_path / "released.pt")
+    assert len(adopted.dropped) == len(names) - len(live)
+    loaded = model.state_dict()
+    assert all(torch.equal(loaded[name], weights[f"module.{name}"].to(loaded[name].dtype)) for name in live)
+
+
+# --- normalisation ----------------------------------------------------------------------------------------------
+
+MEAN, STD = (0.5, 0.4, 0.3), (0.25, 0.2, 0.15)
+STANDARD = External(mean=MEAN, std=STD)
+
+
+def buffers(first: str, second: str, shape: tuple[int, ...] = (1, 3, 1, 1)) -> Weights:
+    return {first: torch.tensor(MEAN).view(shape), second: torch.tensor(STD).view(shape)}
+
+
+def behind(prefix: str, weights: Weights) -> Weights:
+    return {f"{prefix}{name}": value for name, value in weights.items()}
+
+
+CARRIERS: dict[str, Any] = {
+    "mu and sigma in the network": lambda w: {**buffers("mu", "sigma"), **w},
+    "mean and std in the network, flat": lambda w: {**buffers("mean", "std", (3,)), **w},
+    "robustbench's normalize_model": lambda w: {**buffers("normalize.mean", "normalize.std"), **behind("model.", w)},
+    "a sequence of two": lambda w: {**buffers("0.mean", "0.std", (3, 1, 1)), **behind("1.", w)},
+    "a parallel sequence of two": lambda w: {
+        "state_dict": behind("module.", {**buffers("0.mean", "0.std"), **behind("1.module.", w)})
+    },
+    "mu and sigma of a parallel network": lambda w: {"net": behind("module.", {**buffers("mu", "sigma"), **w})},
+    "nobody: it was stated": lambda w: w,
+}
+
+
+SAID_BY = [(carrier, stated) for carrier in CARRIERS for stated in (True, False)]
+
+
+@pytest.mark.parametrize(("carrier", "stated"), SAID_BY[:-1])  # somebody must say it
+def test_a_normalisation_is_read_and_used_once(
+    carrier: str, stated: bool, wide: torch.nn.Module, tmp_path: Path
+) -> None:
+    """The whole is a function of pixels in [0,1]: what the bare network says of (x - mean) / std, not of more."""
+    weights = other_weights()
+    torch.save(CARRIERS[carrier](weights), tmp_path / "theirs.pt")
+    adopted = load_foreign(wide, tmp_path / "theirs.pt", STANDARD if stated else None)
+    assert adopted.carried == (not carrier.startswith("nobody")) and adopted.dropped == []
+    assert adopted.standard.mean == pytest.approx(MEAN) and adopted.standard.std == pytest.approx(STD)
+    bare = models.build("wrn10-1", classes=10, channels=3)
+    bare.load_state_dict(weights)
+    pixels = torch.rand(4, 3, 16, 16, generator=torch.Generator().manual_seed(2))
+    seen = torch.stack([(pixels[:, c] - MEAN[c]) / STD[c] for c in range(3)], 1)
+    with models.evaluating(adopted.network), models.evaluating(bare), torch.no_grad():
+        torch.testing.assert_close(adopted.network(pixels), bare(seen))
+        assert not torch.allclose(adopted.network(pixels), bare(pixels)), "it makes a difference here"
+
+
+REFUSED: dict[str, tuple[Any, External | None, str]] = {
+    "of 0 to 255": (
+        lambda w: {"mu": torch.tensor([125.3, 123.0, 113.9]), "sigma": torch.tensor([63.0, 62.1, 66.7]), **w},
+        None,
+        r"mu and sigma are no normalisation of pixels in \[0,1\] .mean 125.3, 123, 113.9 is not of pixels",
+    ),
+    "another than was stated": (
+        lambda w: {**buffers("mu", "sigma"), **w},
+        External(mean=MEAN, std=(0.2, 0.2, 0.2)),
+        "carries mean 0.5, 0.4, 0.3, std 0.25, 0.2, 0.15, and mean 0.5, 0.4, 0.3, std 0.2, 0.2, 0.2 was stated",
+    ),
+    "two of them": (
+        lambda w: {**buffers("mu", "sigma"), **buffers("normalize.mean", "normalize.std"), **w},
+        None,
+        "carries two normalisations",
+    ),
+    "half of one": (lambda w: {"mu": torch.tensor(MEAN), **w}, None, "unexpected: mu"),
+    "of grey and blue": (lambda w: w, External(mean=(0.5, 0.5), std=(0.2, 0.2)), "2 channels, and the pictures have 3"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_a_normalisation_that_cannot_be_is_refused(case: str, wide: torch.nn.Module, tmp_path: Path) -> None:
+    carrier, stated, message = REFUSED[case]
+    before = {name: value.clone() for name, value in wide.state_dict().items()}
+    torch.save(carrier(other_weights()), tmp_path / "theirs.pt")
+    with pytest.raises(ValueError, match=message):
+        load_foreign(wide, tmp_path / "theirs.pt", stated)
+    assert all(torch.equal(value, before[name]) for name, value in wide.state_dict().items())
+
+
+class Own(torch.nn.Module):
+    """A network that standardises by itself: its own buffers are weights like others."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(3))
+        self.register_buffer("std", torch.ones(3))
+        self.fc = torch.nn.Linear(3, 2)
+
+
+def test_a_network_with_a_normalisation_of_its_own_keeps_it(tmp_path: Path) -> None:
+    torch.save(behind("module.", {**Own().state_dict(), "mean": torch.tensor(MEAN)}), tmp_path / "theirs.pt")
+    adopted = load_foreign(model := Own(), tmp_path / "theirs.pt")
+    assert adopted.network is model and torch.equal(model.state_dict()["mean"], torch.tensor(MEAN))
+
+
+def test_a_file_with_two_networks_is_not_guessed_at(wide: torch.nn.Module, tmp_path: Path) -> None:
+    weights = other_weights()
+    torch.save({"net": weights, "ema": {k: v.double() for k, v in weights.items()}, "epoch": 3}, tmp_path / "two.pt")
+    with pytest.raises(ValueError, match=r"holds several networks \(net, ema\); save the one that is meant alone"):
+        load_foreign(wide, tmp_path / "two.pt")
+    optimiser = torch.optim.SGD(wide.parameters(), lr=0.1, momentum=0.9).state_dict()
+    torch.save({"net": weights, "optimizer": optimiser, "epoch": 3}, tmp_path / "one.pt")
+    load_foreign(wide, tmp_path / "one.pt")
     assert torch.equal(wide.state_dict()["fc.weight"], weights["fc.weight"])
 
 
@@ -131,10 +304,23 @@ def test_the_external_section_makes_rows() -> None:
     assert experiment.runs["theirs"].target == "wrn34-10"
 
 
+def test_the_external_section_states_a_normalisation() -> None:
+    theirs = {**FILE, "mean": ["125/255", 0.5, 0.4], "std": [0.2, 0.2, 0.2]}
+    run = load({"external": {"theirs": theirs}}).runs["theirs"]
+    assert External.model_validate(run.options) == External(mean=(125 / 255, 0.5, 0.4), std=(0.2, 0.2, 0.2))
+
+
+FILE = {"checkpoint": "x.pt", "network": "wrn34-10"}
+
+
 @pytest.mark.parametrize(
     ("section", "message"),
     [
         ({"theirs": {"checkpoint": "x.pt"}}, r"external.theirs: give checkpoint .* and network"),
+        ({"theirs": {**FILE, "mean": [0.5, 0.5, 0.5]}}, "theirs: mean and std are given together"),
+        ({"theirs": {**FILE, "mean": [125.3], "std": [63]}}, r"mean 125.3 is not of pixels in \[0,1\]: divide .* 255"),
+        ({"theirs": {**FILE, "mean": 0.5, "std": 0}}, r"std 0 is not of pixels"),
+        ({"theirs": {**FILE, "mean": [0.5, 0.5], "std": 0.2}}, "mean has 2 channels and std has 1"),
         ({"theirs": {"checkpoint": "x.pt", "network": "wrn34-10", "epochs": 3}}, "and nothing else"),
         ({"theirs": {"checkpoint": "x.pt", "network": "resnet19"}}, "unknown network 'resnet19'"),
         ({"at": {"checkpoint": "x.pt", "network": "resnet18"}}, "a run has this name already"),

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import csv
 import json
+import random
+import shutil
+import subprocess
 import sys
-from collections.abc import Callable
+import time
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +17,7 @@ import torch
 from safetensors import safe_open
 
 from dynat import data, models, provenance
-from dynat.cli import main
-from dynat.config import Attack, ExamSpec, TrainingSpec
+from dynat.config import ExamSpec, TrainingSpec
 from dynat.data import to_pixels
 from dynat.jobs import training as training_job
 from dynat.jobs.exam import run_exam
@@ -24,6 +26,7 @@ from dynat.models import load_weights
 from dynat.places import Places
 from dynat.training import TrainingState
 from tests import tiny
+from tests.conftest import Dynat
 
 EPS = tiny.THREAT.eps
 SEEDS = (0, 3)
@@ -34,8 +37,7 @@ def training_spec(run: Any) -> TrainingSpec:
 
 
 def exam_spec(kind: str = "pgd", seeds: tuple[int, ...] = SEEDS, **fields: object) -> ExamSpec:
-    base = {"kind": kind, "steps": 4, "eps": EPS, "norm": "linf", "step_size": EPS / 2, "start": "uniform", "batch": 8}
-    attack = Attack.model_validate({**base, **fields})
+    attack = tiny.attack(kind, **{"steps": 4, "step_size": EPS / 2, "batch": 8, **fields})
     return ExamSpec(preset="tests", name="some-run", data="tiny", seeds=seeds, attack_name="some-attack", attack=attack)
 
 
@@ -58,6 +60,15 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Places:
 def places(tmp_path: Path) -> Places:
     data.save(tiny.dataset(), places_in(tmp_path).pictures("tiny"))
     return places_in(tmp_path)
+
+
+@pytest.fixture
+def trained(done: Places, tmp_path: Path) -> Places:
+    """The same run, not yet attacked."""
+    places = places_in(tmp_path)
+    shutil.copytree(done.data, places.data)
+    shutil.copytree(done.results, places.results, ignore=shutil.ignore_patterns("outcomes"))
+    return places
 
 
 # --- training -------------------------------------------------------------------------------------------------
@@ -206,7 +217,8 @@ def rows_of(places: Places) -> list[dict[str, str]]:
 
 def test_outcomes_are_a_row_per_seed_and_picture(done: Places) -> None:
     rows = rows_of(done)
-    assert list(rows[0]) == ["seed", "index", "label", "clean", "prediction", "correct", "margin", "distance"]
+    columns = ["seed", "index", "label", "clean", "prediction", "correct", "margin", "distance", "fell_to"]
+    assert list(rows[0]) == columns
     labels = data.load(done.pictures("tiny")).test.labels.tolist()
     assert [(int(row["seed"]), int(row["index"]), int(row["label"])) for row in rows] == [
         (seed, index, label) for seed in SEEDS for index, label in enumerate(labels)
@@ -218,12 +230,76 @@ def test_every_row_is_consistent_with_itself(done: Places) -> None:
     for row in rows:
         label, clean, prediction = int(row["label"]), int(row["clean"]), int(row["prediction"])
         assert row["correct"] == str(int(clean == label and prediction == label))
+        assert row["fell_to"] == ("" if row["correct"] == "1" else "clean" if clean != label else "pgd")
         assert float(row["distance"]) <= EPS + 1e-6
         if float(row["margin"]) != 0:
             assert (float(row["margin"]) > 0) == (prediction == label)
         if clean != label:
             assert float(row["distance"]) == 0
     assert 0 < sum(int(row["correct"]) for row in rows) < len(rows)
+
+
+def test_verdicts_of_another_examination_are_refused_with_the_reason(trained: Places) -> None:
+    run_exam(exam_spec(seeds=(0,)), places=trained, say=lambda _: None)
+    (kept,) = (trained.state / "exams").iterdir()
+    run_exam(exam_spec(seeds=(3,)), places=trained, say=lambda _: None)
+    (other,) = (folder for folder in (trained.state / "exams").iterdir() if folder != kept)
+    shutil.rmtree(kept)
+    other.rename(kept)
+    with pytest.raises(ValueError, match=r"another examination: weights differ .* remove that folder"):
+        run_exam(exam_spec(seeds=(0,)), places=trained, say=lambda _: None)
+    (kept / "about.json").unlink()
+    with pytest.raises(ValueError, match=r"another examination: attack, weights, pictures"):
+        run_exam(exam_spec(seeds=(0,)), places=trained, say=lambda _: None)
+    shutil.rmtree(kept)
+    run_exam(exam_spec(seeds=(0,)), places=trained, say=lambda _: None)
+
+
+EXAM = """
+import sys
+import time
+from pathlib import Path
+from dynat.config import ExamSpec
+from dynat.jobs.exam import run_exam
+from dynat.places import Places
+folder = Path(sys.argv[1])
+places = Places(folder / "data", folder / "results", folder / "runs")
+run_exam(ExamSpec.model_validate_json(sys.argv[2]), places=places)
+"""
+
+
+def test_autoattack_killed_anywhere_ends_with_the_same_verdicts(trained: Places) -> None:
+    """SIGKILL at a random moment after every finished batch: every row is as if it had never happened."""
+    spec = exam_spec("autoattack", seeds=(0,), batch=1, pictures=4, eps=0.15).model_dump_json()
+    folder = trained.data.parent
+    whole = folder.with_name(f"{folder.name} whole")
+    shutil.copytree(folder, whole)
+
+    def started(folder: Path) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-c", EXAM, str(folder), spec]
+        return subprocess.Popen(
+            command, cwd=Path(__file__).parents[1], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+
+    def finished() -> int:
+        return len(list((folder / "runs" / "exams").rglob("batch-*.pt")))
+
+    assert started(whole).wait() == 0
+    dice, kills = random.Random(7), 0
+    while True:
+        before, job = finished(), started(folder)
+        while job.poll() is None and finished() == before:
+            time.sleep(0.01)
+        time.sleep(dice.uniform(0, 0.4))
+        job.kill()
+        if job.wait() == 0:
+            break
+        kills += 1
+    assert kills >= 2
+    outcome = Places(results=Path("results")).outcomes("tests", "some-run", "some-attack")
+    assert (folder / outcome).read_bytes() == (whole / outcome).read_bytes()
+    examples = outcome.with_suffix(".examples.safetensors")
+    assert (folder / examples).read_bytes() == (whole / examples).read_bytes()
 
 
 @pytest.mark.parametrize("which", ["best", "last"])
@@ -252,7 +328,7 @@ def test_the_account_says_what_was_asked_and_what_it_cost(done: Places) -> None:
     assert account["attack"] == exam_spec().attack.model_dump(mode="json")
     assert account["seeds"] == list(SEEDS) and account["refuted_claims"] == 0
     right = sum(int(row["clean"] == row["label"]) for row in rows_of(done))
-    assert account["forward_passes"] == 2 * 60 + right * 5
+    assert account["forward_passes"] == 60 + right * 6
     assert account["backward_passes"] == right * 4
     assert set(account["seconds"]) == set(account["digest"]) == {"0", "3"}
 
@@ -285,29 +361,6 @@ def test_another_seed_is_added_without_examining_the_others_again(
 
 
 # --- the command line -----------------------------------------------------------------------------------------
-
-Dynat = Callable[..., tuple[int, str]]
-
-
-@pytest.fixture
-def dynat(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Dynat:
-    """The command as typed: exit code, and all that was printed. A traceback is an exception here."""
-
-    def run(*words: str) -> tuple[int, str]:
-        monkeypatch.setattr(sys, "argv", ["dynat", *map(str, words)])
-        threads = torch.get_num_threads()
-        try:
-            main()
-            code = 0
-        except SystemExit as left:
-            code = int(left.code or 0)
-        finally:
-            torch.set_num_threads(threads)
-        said = capsys.readouterr()
-        return code, said.out + said.err
-
-    return run
-
 
 REFUSED: list[tuple[list[str], str]] = [
     (["train", "dynta"], "dynat: unknown run 'dynta': did you mean 'dynat'?"),
@@ -400,11 +453,11 @@ def test_a_training_that_diverges_leaves_with_one(dynat: Dynat, tmp_path: Path) 
 
 
 def test_a_full_disk_is_said(dynat: Dynat, monkeypatch: pytest.MonkeyPatch) -> None:
-    from dynat.cli import commands
+    from dynat.cli import computing
 
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device", "results/at")
 
-    monkeypatch.setattr(commands, "_experiment", full)
+    monkeypatch.setattr(computing, "read_experiment", full)
     code, said = dynat("check")
     assert code == 1 and "dynat: No space left on device: results/at (is the disk full or read-only?)" in said

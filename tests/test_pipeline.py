@@ -16,27 +16,10 @@ from pathlib import Path
 import psutil  # type: ignore[import-untyped]
 import pytest
 
+from tests import tiny
+
 ROOT = Path(__file__).parents[1]
 BIN = Path(sys.executable).parent
-
-TINY = """
-dataset: {name: digits, source: digits, validation: 0.1}
-threat: {norm: linf, eps: 0.15}
-training:
-  target: small
-  guide: small
-  epochs: 2
-  batch: 64
-  inner: {steps: 2, step_size: 0.08}
-  augmentation: {padding: 0, flip: false}
-  validation: {steps: 2}
-seeds: [0]
-runs:
-  at: {method: at}
-  dynat: {method: at, labels: dynamic}
-attacks: {clean: {}, pgd-5: {}}
-headline: pgd-5
-"""
 
 Jobs = Counter[tuple[str, str]]
 
@@ -51,7 +34,7 @@ class Project:
     def made_in(cls, folder: Path) -> Project:
         for part in ("workflow", "config", "dynat"):
             shutil.copytree(ROOT / part, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
-        (folder / "config/presets/tiny.yaml").write_text(TINY)
+        (folder / "config/presets/tiny.yaml").write_text(tiny.PRESET)
         project = cls(folder)
         project.params("preset: tiny\nbeta: 1.0\n")
         return project
@@ -118,12 +101,12 @@ def test_the_jobs_of_the_shipped_preset(fresh: Project) -> None:
     digits = load({"preset": "digits"}, presets=ROOT / "config/presets")
     jobs = fresh.would_run("all", "--config", "preset=digits")
     expected: Jobs = Counter(
-        dict.fromkeys([("data", ""), ("curves", ""), ("accuracy", ""), ("report", ""), ("all", "")], 1)
+        dict.fromkeys([(rule, "") for rule in ("data", "curves", "transfer", "accuracy", "report", "all")], 1)
     )
     for name, run in digits.runs.items():
         expected["training_with_guide" if run.guide else "training", name] = len(digits.seeds[name])
         expected["attack", name] = len(digits.attacks)
-        expected["metrics", name] = 1
+        expected["probe", name] = expected["metrics", name] = 1
     assert jobs == expected
 
 
@@ -134,7 +117,7 @@ def test_names_that_resemble_each_other_or_a_regular_expression(fresh: Project) 
     """A dot is no wildcard, and a name that begins with another's is not taken for it."""
     rows = "".join(f'  "{name}": {{method: at, labels: "{"dynamic" if "d" in name else "true"}"}}\n' for name in ODD)
     (fresh.folder / "config/presets/tiny.yaml").write_text(
-        re.sub(r"runs:\n(  .*\n)+", f"runs:\n{rows}", TINY).replace("seeds: [0]", "seeds: [0, 10]")
+        re.sub(r"runs:\n(  .*\n)+", f"runs:\n{rows}", tiny.PRESET).replace("seeds: [0]", "seeds: [0, 10]")
     )
     jobs = fresh.would_run("all")
     for name in ODD:
@@ -202,8 +185,8 @@ def test_a_second_run_has_nothing_to_do_even_if_every_date_changed(project: Proj
 @pytest.mark.slow
 def test_what_a_change_makes_anew(project: Project) -> None:
     """Beta: the runs that read it. A method: its runs. The report's code: the report. A seed: itself."""
-    after_dynat = {("attack", "dynat"): 2, ("metrics", "dynat"): 1}
-    after_dynat |= dict.fromkeys([("curves", ""), ("accuracy", ""), ("report", ""), ("all", "")], 1)
+    after_dynat = {("attack", "dynat"): 2, ("probe", "dynat"): 1, ("metrics", "dynat"): 1}
+    after_dynat |= dict.fromkeys([(rule, "") for rule in ("curves", "transfer", "accuracy", "report", "all")], 1)
     project.params("preset: tiny\nbeta: 2.5\n")
     assert project.would_run("all") == {("training_with_guide", "dynat"): 1, **after_dynat}
     project.params("preset: tiny\nbeta: 1\n")

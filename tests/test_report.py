@@ -15,7 +15,7 @@ import pandas as pd
 import pytest
 
 from dynat.config import Experiment
-from dynat.report import comparisons, figures, page, read_metrics, tables, words, write_metrics, write_report
+from dynat.report import comparisons, figures, latex, page, read_metrics, tables, words, write_metrics, write_report
 from dynat.report.comparisons import Comparison
 from dynat.report.drawing import colours, spread
 from tests.fabricated import ATTACK, experiment, fabricate, read_json, verdicts, write_config
@@ -174,8 +174,8 @@ def test_tex_is_whole_and_plain(results: Path) -> None:
 
 
 def test_tex_escapes_everything_special() -> None:
-    assert tables.tex("50 % & a_b #1 $x {y} ~^") == (r"50 \% \& a\_b \#1 \$x \{y\} \textasciitilde{}\textasciicircum{}")
-    assert tables.tex("a\\b †") == r"a\textbackslash{}b $^{\dagger}$"
+    assert latex.tex("50 % & a_b #1 $x {y} ~^") == (r"50 \% \& a\_b \#1 \$x \{y\} \textasciitilde{}\textasciicircum{}")
+    assert latex.tex("a\\b †") == r"a\textbackslash{}b $^{\dagger}$"
 
 
 def test_columns_say_what_sets_them_apart(tmp_path: Path) -> None:

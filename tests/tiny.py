@@ -7,11 +7,32 @@ from typing import Any
 
 import torch
 
-from dynat.config import Run, Threat
+from dynat.config import Attack, Run, Threat, names
 from dynat.data import Dataset, Pictures
 
 CLASSES = 5
 THREAT = Threat(eps=0.05)
+
+PRESET = """
+dataset: {name: digits, source: digits, validation: 0.1}
+threat: {norm: linf, eps: 0.15}
+training:
+  target: small
+  guide: small
+  epochs: 2
+  batch: 64
+  inner: {steps: 2, step_size: 0.08}
+  augmentation: {padding: 0, flip: false}
+  validation: {steps: 2}
+seeds: [0]
+runs:
+  at: {method: at}
+  dynat: {method: at, labels: dynamic}
+probing: {pictures: 20, queries: 20, radii: [0, 1], steps: [1, 20], restarts: 2}
+attacks: {clean: {}, pgd-5: {}}
+headline: pgd-5
+"""
+"""The smallest experiment that has everything: a few seconds through the whole pipeline."""
 
 
 def pictures(per_class: int, seed: int, noise: float = 0.2) -> Pictures:
@@ -33,6 +54,13 @@ def dataset(train: int = 11, validation: int = 6, test: int = 6) -> Dataset:
         validation=pictures(validation, seed=2),
         test=pictures(test, seed=3),
     )
+
+
+def attack(kind: str = "pgd", **fields: object) -> Attack:
+    """A quick attack; settings that its kind does not read are left out."""
+    tuned = {"steps": 5, "step_size": THREAT.eps / 4, "start": "uniform", "searches": 3, **fields}
+    read = {key: value for key, value in tuned.items() if key not in names.TUNED or key in names.ATTACKS[kind].reads}
+    return Attack.model_validate({"kind": kind, "eps": THREAT.eps, "norm": "linf", "batch": 16, **read})
 
 
 class Forbidden(Pictures):

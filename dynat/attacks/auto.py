@@ -1,4 +1,8 @@
-"""AutoAttack's standard version (Croce & Hein 2020) through pyautoattack: APGD-CE, APGD-T, FAB-T, Square."""
+"""The parts of AutoAttack's standard version (Croce & Hein 2020) through pyautoattack.
+
+AutoAttack itself is these four in order, each on the pictures still standing; `examine` runs them so, and
+each is an attack on its own.
+"""
 
 from __future__ import annotations
 
@@ -10,13 +14,32 @@ from dynat.config import Attack
 NORMS = {"linf": "Linf", "l2": "L2"}
 
 
-def autoattack(model: nn.Module, pictures: Tensor, labels: Tensor, attack: Attack, seed: int) -> Tensor:
-    """The four attacks one after the other, each on the pictures still standing."""
+def apgd_ce(model: nn.Module, pictures: Tensor, labels: Tensor, attack: Attack, seed: int) -> Tensor:
+    """Auto-PGD on the cross-entropy: 100 iterations, its step size adapts."""
+    return _part("apgd-ce", model, pictures, labels, attack, seed)
+
+
+def apgd_t(model: nn.Module, pictures: Tensor, labels: Tensor, attack: Attack, seed: int) -> Tensor:
+    """Auto-PGD on the targeted difference of logits ratio, for up to nine target classes."""
+    return _part("apgd-t", model, pictures, labels, attack, seed)
+
+
+def fab_t(model: nn.Module, pictures: Tensor, labels: Tensor, attack: Attack, seed: int) -> Tensor:
+    """Targeted FAB: the nearest decision boundary, for up to nine target classes."""
+    return _part("fab-t", model, pictures, labels, attack, seed)
+
+
+def square(model: nn.Module, pictures: Tensor, labels: Tensor, attack: Attack, seed: int) -> Tensor:
+    """Square: a random search that sees logits and no gradient; `steps` is its number of queries."""
+    return _part("square", model, pictures, labels, attack, seed)
+
+
+def _part(name: str, model: nn.Module, pictures: Tensor, labels: Tensor, attack: Attack, seed: int) -> Tensor:
     from pyautoattack import AutoAttack  # not needed where only training happens
 
     with torch.no_grad():
         classes = model(pictures[:1]).shape[1]
-    if classes < 4:
+    if classes < 4 and name == "apgd-t":
         raise ValueError(
             f"AutoAttack's targeted DLR loss needs at least 4 classes and this network has {classes}: "
             "use pgd and cw with restarts instead"
@@ -30,8 +53,11 @@ def autoattack(model: nn.Module, pictures: Tensor, labels: Tensor, attack: Attac
             version="standard",
             device=pictures.device,
         )
+        examiner.attacks_to_run = [name]
         # Nine targets as published, fewer where there are fewer other classes.
         examiner.apgd_targeted.n_target_classes = min(9, classes - 1)
         examiner.fab.n_target_classes = min(9, classes - 1)
+        if name == "square" and attack.steps is not None:
+            examiner.square.n_queries = attack.steps
         found: Tensor = examiner.run_standard_evaluation(pictures, labels, batch_size=len(pictures))[0]
     return found.detach()

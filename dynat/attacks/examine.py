@@ -31,6 +31,9 @@ from dynat.models.state import evaluating, frozen
 TOLERANCE = 1e-6
 """How far outside the ball float32 rounding may put a picture that is on its surface."""
 
+STANDS, WRONG_BEFORE = -1, -2
+"""In the column `fell_to`; other values count the parts of the attack."""
+
 SHOWN = 8
 """Pictures kept for the gallery."""
 
@@ -61,7 +64,7 @@ def examine(
     done: list[dict[str, Any]] = []
     for number, (images, labels) in enumerate(pictures.batches(attack.batch)):
         file = None if state is None else state / f"batch-{number:05d}.pt"
-        batch = None if file is None else _finished(file)
+        batch = None if file is None else _finished(file, labels)
         if batch is None:
             batch = _batch(model, to_pixels(images), labels, attack, batch_seed(attack, number))
             if number > 0:
@@ -78,13 +81,13 @@ def examine(
     )
 
 
-def _finished(file: Path) -> dict[str, Any] | None:
-    """A batch that was examined before; one that cannot be read is examined again."""
+def _finished(file: Path, labels: Tensor) -> dict[str, Any] | None:
+    """A batch that was examined before; one that cannot be read or is about other pictures is examined again."""
     try:
         batch: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
     except (FileNotFoundError, RuntimeError, EOFError, pickle.UnpicklingError):
         return None
-    return batch
+    return batch if torch.equal(batch["columns"]["label"], labels.cpu()) else None
 
 
 COSTS = ("seconds", "forward_passes", "backward_passes", "refuted_claims")
@@ -97,25 +100,41 @@ def batch_seed(attack: Attack, number: int) -> int:
 
 def _batch(model: nn.Module, pixels: Tensor, labels: Tensor, attack: Attack, seed: int) -> dict[str, Any]:
     began = time.perf_counter()
-    claimed = pixels.clone()
+    found, refuted = pixels.clone(), 0
     with evaluating(model), frozen(model), _counted(model) as passes, _warnings() as flags:
         with torch.no_grad():
-            clean = model(pixels).argmax(1)
-        right = clean == labels
-        if right.any():
-            run = names.locate(names.ATTACKS[attack.kind])
-            claimed[right] = run(model, pixels[right], labels[right], attack, seed)
-        verdict = verify(model, pixels, claimed, labels, clean, attack)
-    columns = {"label": labels, "clean": clean, **verdict}
-    pick = _worth_showing(right, verdict["correct"])
+            logits = model(pixels)
+        clean = logits.argmax(1)
+        fell_to = torch.where(clean == labels, STANDS, WRONG_BEFORE)
+        for number, part in enumerate(names.attack_parts(attack.kind)):
+            here = (fell_to == STANDS).nonzero()[:, 0]
+            if not len(here):
+                break
+            run = names.locate(names.ATTACKS[part].where)
+            claimed = run(model, pixels[here], labels[here], attack, seed)
+            sound, said = verify(model, pixels[here], claimed, attack)
+            refuted += int((~sound).sum())
+            # What stands is kept as the last part left it.
+            found[here[sound]], logits[here[sound]] = claimed[sound], said[sound]
+            fell_to[here[sound & (said.argmax(1) != labels[here])]] = number
+    correct = fell_to == STANDS
+    columns = {
+        "label": labels,
+        "clean": clean,
+        "prediction": logits.argmax(1),
+        "correct": correct,
+        "margin": -margin(logits, labels),
+        "distance": Ball(attack.norm or "linf", attack.eps or 0.0).distance(found, pixels),
+        "fell_to": fell_to,
+    }
+    pick = _worth_showing(clean == labels, correct)
     shown = {
         "clean": pixels[pick],
-        "adversarial": columns.pop("pictures")[pick],
+        "adversarial": found[pick],
         "label": labels[pick],
         "clean_prediction": clean[pick],
-        "prediction": verdict["prediction"][pick],
+        "prediction": columns["prediction"][pick],
     }
-    refuted = int(columns.pop("refuted").sum())
     return {
         "columns": {name: value.cpu() for name, value in columns.items()},
         "examples": {name: value.detach().cpu().contiguous() for name, value in shown.items()},
@@ -134,27 +153,15 @@ def _worth_showing(right: Tensor, correct: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def verify(
-    model: nn.Module, pixels: Tensor, claimed: Tensor, labels: Tensor, clean: Tensor, attack: Attack
-) -> dict[str, Tensor]:
-    """What the plain network says of the claimed pictures; those outside the rules are set back to clean."""
+def verify(model: nn.Module, pixels: Tensor, claimed: Tensor, attack: Attack) -> tuple[Tensor, Tensor]:
+    """Which claimed pictures keep to the rules, and what the plain network says of those."""
     ball = Ball(attack.norm or "linf", attack.eps or 0.0)
     sound = ball.distance(claimed, pixels) <= ball.eps + TOLERANCE
     sound &= torch.isfinite(claimed).flatten(1).all(1)
     sound &= (claimed.flatten(1).amin(1) >= 0) & (claimed.flatten(1).amax(1) <= 1)
-    pictures = torch.where(sound.view(-1, 1, 1, 1), claimed, pixels)
     with evaluating(model):  # whatever mode the attack left behind
-        logits = model(pictures)
-    prediction = logits.argmax(1)
-    correct = (clean == labels) & (prediction == labels)
-    return {
-        "prediction": prediction,
-        "correct": correct,
-        "margin": -margin(logits, labels),
-        "distance": ball.distance(pictures, pixels),
-        "refuted": ~sound & (clean == labels),
-        "pictures": pictures,
-    }
+        logits: Tensor = model(torch.where(sound.view(-1, 1, 1, 1), claimed, pixels))
+    return sound, logits
 
 
 @contextlib.contextmanager

@@ -1,7 +1,7 @@
 """Attacks that follow a gradient, all through the one inner maximisation.
 
 A picture that is fooled stays as it is: a success is never undone by a later step or restart.
-C&W is, as in this literature, PGD on the logit margin within the ball, not the L2 attack of 2017.
+`cw` is, as in this literature, PGD on the logit margin within the ball; the L2 attack of 2017 is `cw-l2`.
 """
 
 from __future__ import annotations
@@ -29,17 +29,19 @@ def fgsm(model: nn.Module, pictures: Tensor, labels: Tensor, attack: Attack, see
 
 
 def pgd(model: nn.Module, pictures: Tensor, labels: Tensor, attack: Attack, seed: int) -> Tensor:
-    return _ascend(model, pictures, labels, attack, seed, loss=cross_entropy, steps=attack.steps)
+    return _ascend(model, pictures, labels, attack, seed, loss=cross_entropy, steps=attack.steps or 0)
 
 
 def cw(model: nn.Module, pictures: Tensor, labels: Tensor, attack: Attack, seed: int) -> Tensor:
-    return _ascend(model, pictures, labels, attack, seed, loss=margin, steps=attack.steps)
+    return _ascend(model, pictures, labels, attack, seed, loss=margin, steps=attack.steps or 0)
 
 
 def _ascend(
     model: nn.Module, pictures: Tensor, labels: Tensor, attack: Attack, seed: int, *, loss: Loss, steps: int
 ) -> Tensor:
-    assert attack.norm and attack.eps and attack.step_size and attack.start, "the config resolves them"
+    assert attack.norm and attack.eps is not None and attack.step_size is not None and attack.start and steps > 0, (
+        "the config resolves them"
+    )
     generator = torch.Generator(pictures.device).manual_seed(seed)
     found = pictures.clone()
     open_ = torch.ones(len(pictures), dtype=torch.bool, device=pictures.device)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 
-from dynat.cli.commands import app
+from dynat.cli import computing, showing  # noqa: F401  each adds its commands to the app
+from dynat.cli.common import app
 from dynat.config import ConfigError
 
 

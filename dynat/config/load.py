@@ -17,8 +17,9 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from dynat.config import names
+from dynat.config.attacks import Attack, Probing
 from dynat.config.parts import Dataset, Threat
-from dynat.config.schema import Attack, Experiment, Run
+from dynat.config.schema import Experiment, Run
 from dynat.config.strict import ConfigError, nearest
 
 PRESETS = Path("config/presets")
@@ -27,7 +28,7 @@ PARAMS = Path("params.yaml")
 Model = TypeVar("Model", bound=BaseModel)
 
 # What a preset or params.yaml may hold at the top, and the sections merged key by key.
-SECTIONS = ("dataset", "threat", "training", "runs", "external", "attacks")
+SECTIONS = ("dataset", "threat", "training", "runs", "external", "attacks", "probing")
 TOP_LEVEL = (*SECTIONS, "preset", "beta", "seeds", "methods", "threads", "headline", "plugins", "extends")
 
 
@@ -39,6 +40,12 @@ def load(params: Mapping[str, Any] | Path = PARAMS, *, presets: Path = PRESETS) 
     _known_top_level(given, "params.yaml")
     preset_name = str(given.get("preset", "digits"))
     return _resolve(preset_name, _preset(preset_name, presets), given)
+
+
+def of_content(content: Mapping[str, Any], name: str) -> Experiment:
+    """An experiment that lies in no file: `content` is what a preset would hold, `name` what it is called."""
+    _known_top_level(content, name)
+    return _resolve(name, dict(content), {})
 
 
 def _preset(name: str, presets: Path, above: tuple[str, ...] = ()) -> dict[str, Any]:
@@ -133,6 +140,7 @@ def _resolve(preset_name: str, preset: dict[str, Any], given: dict[str, Any]) ->
             "runs": {name: _run(name, row, section["training"], top, threat) for name, row in rows.items()},
             "seeds": {name: _seeds(name, row, top, given) for name, row in rows.items()},
             "attacks": attacks,
+            "probing": _checked(Probing, section["probing"], "probing"),
             "threads": top.get("threads", 1),
             "headline": top.get("headline", list(attacks)[-1]),
         },
@@ -158,16 +166,25 @@ def _selected(rows: dict[str, Any], methods: Any) -> dict[str, Any]:
 
 
 def _external(section: dict[str, Any], runs: dict[str, Any]) -> dict[str, Any]:
-    """Rows for networks that others trained: {name: {checkpoint: FILE, network: NAME}}."""
+    """Rows for networks that others trained: {name: {checkpoint: FILE, network: NAME}}, and what it does to pixels."""
     rows = {}
     for name, given in section.items():
         where = f"external.{name}"
         row = _row(given, where)
-        if set(row) != {"checkpoint", "network"}:
-            raise ConfigError(f"{where}: give checkpoint (a file) and network (such as wrn34-10), and nothing else")
+        if not {"checkpoint", "network"} <= set(row) <= {"checkpoint", "network", "mean", "std"}:
+            raise ConfigError(
+                f"{where}: give checkpoint (a file) and network (such as wrn34-10), mean and std where it wants "
+                "standardised pixels, and nothing else"
+            )
         if name in runs:
             raise ConfigError(f"{where}: a run has this name already")
-        rows[name] = {"method": "external", "target": row["network"], "checkpoint": row["checkpoint"]}
+        options = {key: row[key] for key in ("mean", "std") if row.get(key) is not None}
+        rows[name] = {
+            "method": "external",
+            "target": row["network"],
+            "checkpoint": row["checkpoint"],
+            "options": options,
+        }
     return rows
 
 
@@ -222,17 +239,24 @@ def _attack(name: str, row: Any, threat: Threat) -> Attack:
         catalogue = [*names.ATTACKS, "pgd-20", "cw-20"]
         raise ConfigError(f"{where}: unknown attack '{name}': {nearest(name, catalogue)}; or give it a kind")
     attack = _checked(Attack, fields, where)
-    eps = attack.eps or threat.eps
-    if (attack.norm or threat.norm) == "linf" and eps >= 1:
+    facts = names.ATTACKS[attack.kind]
+    norm = attack.norm or threat.norm
+    if norm not in facts.norms:
+        raise ConfigError(
+            f"{where}: attack '{attack.kind}' measures in {facts.norms[0]} and the threat model in {norm}: "
+            f"set norm: {facts.norms[0]} and an eps of its own"
+        )
+    eps = threat.eps if attack.eps is None else attack.eps
+    if norm == "linf" and eps >= 1:
         raise ConfigError(f"{where}.eps: {eps:g} is outside (0,1): write 8/255 rather than 8")
-    return attack.model_copy(
-        update={
-            "eps": eps,
-            "norm": attack.norm or threat.norm,
-            "start": attack.start or ("none" if attack.kind == "fgsm" else "uniform"),
-            "step_size": attack.step_size or (eps if attack.kind == "fgsm" else eps / 4),
-        }
-    )
+    defaults: dict[str, Any] = {
+        "steps": facts.steps,
+        "step_size": 0.01 if attack.kind == "cw-l2" else eps if attack.kind == "fgsm" else eps / 4,
+        "start": "none" if attack.kind == "fgsm" else "uniform",
+        "searches": 9,
+    }
+    chosen = {name: value for name, value in defaults.items() if name in facts.reads and getattr(attack, name) is None}
+    return attack.model_copy(update={"eps": eps, "norm": norm, **chosen})
 
 
 def _row(row: Any, where: str) -> dict[str, Any]:

@@ -38,6 +38,26 @@ class Method:
     """The settings it alone reads, under `options:`."""
 
 
+@dataclass(frozen=True)
+class AttackKind:
+    """What the config must know of a kind of attack to refuse a setting that nothing would read."""
+
+    where: str = ""
+    """`module:function` of the implementation."""
+    parts: tuple[str, ...] = ()
+    """Instead: kinds that are run one after the other, each on the pictures still standing."""
+    reads: tuple[str, ...] = ()
+    """Which of the settings below it reads."""
+    steps: int | None = None
+    """Its steps where none are asked for."""
+    norms: tuple[str, ...] = ("linf", "l2")
+    """The balls it can search."""
+
+
+TUNED = ("steps", "step_size", "start", "restarts", "searches")
+"""The settings of an attack that not every kind reads."""
+
+
 _PULLED = "it has no labels on the target's side: the target learns the guide's logits"
 
 METHODS: dict[str, Method] = {
@@ -58,6 +78,7 @@ METHODS: dict[str, Method] = {
         adversarial=False,
         forwards_clean=True,
         refusal="it is trained already",
+        options=options.External,
     ),
     "at": Method("dynat.methods.at:AdversarialTraining"),
     "trades": Method("dynat.methods.trades:Trades", consistency="required", forwards_clean=True),
@@ -89,13 +110,27 @@ SOURCES: dict[str, str] = {
     "folder": "dynat.data.folder:prepare",
 }
 
-ATTACKS: dict[str, str] = {
-    "clean": "dynat.attacks.first_order:clean",
-    "fgsm": "dynat.attacks.first_order:fgsm",
-    "pgd": "dynat.attacks.first_order:pgd",
-    "cw": "dynat.attacks.first_order:cw",
-    "autoattack": "dynat.attacks.auto:autoattack",
+_ASCENT = ("steps", "step_size", "start", "restarts")
+
+ATTACKS: dict[str, AttackKind] = {
+    "clean": AttackKind("dynat.attacks.first_order:clean"),
+    "fgsm": AttackKind("dynat.attacks.first_order:fgsm", reads=("step_size", "start", "restarts")),
+    "pgd": AttackKind("dynat.attacks.first_order:pgd", reads=_ASCENT, steps=20),
+    "cw": AttackKind("dynat.attacks.first_order:cw", reads=_ASCENT, steps=20),
+    "cw-l2": AttackKind(
+        "dynat.attacks.minimal:cw_l2", reads=("steps", "step_size", "searches"), steps=1000, norms=("l2",)
+    ),
+    "apgd-ce": AttackKind("dynat.attacks.auto:apgd_ce"),
+    "apgd-t": AttackKind("dynat.attacks.auto:apgd_t"),
+    "fab-t": AttackKind("dynat.attacks.auto:fab_t"),
+    "square": AttackKind("dynat.attacks.auto:square", reads=("steps",), steps=5000),
+    "autoattack": AttackKind(parts=("apgd-ce", "apgd-t", "fab-t", "square")),
 }
+
+
+def attack_parts(kind: str) -> tuple[str, ...]:
+    """The kinds that an attack consists of, in order; most consist of themselves."""
+    return ATTACKS[kind].parts or (kind,)
 
 
 def known(kind: str, name: str, table: Mapping[str, Any]) -> str:
@@ -121,8 +156,8 @@ def network_entry(name: str) -> tuple[str, dict[str, int]]:
 
 
 def attack_from_name(name: str) -> dict[str, Any]:
-    """`pgd-20` and `cw-100` say their kind and steps by themselves; a bare kind is its own name."""
-    counted = re.fullmatch(r"(pgd|cw)-(\d+)", name)
+    """`pgd-20`, `cw-100` and `square-500` say their kind and steps by themselves; a bare kind is its own name."""
+    counted = re.fullmatch(r"(pgd|cw|square)-(\d+)", name)
     if counted:
         return {"kind": counted[1], "steps": int(counted[2])}
     return {"kind": name} if name in ATTACKS else {}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field, model_validator
 
 from dynat.config.strict import Real, Strict
 
@@ -13,6 +13,44 @@ Share = Annotated[Real, Field(ge=0, le=1)]
 
 class NoOptions(Strict):
     """A method without settings of its own."""
+
+
+def _one_or_several(value: object) -> object:
+    """A grey picture has one channel: `mean: 0.5` is enough."""
+    return value if isinstance(value, list | tuple) else (value,)
+
+
+PerChannel = Annotated[tuple[Real, ...], BeforeValidator(_one_or_several)]
+
+
+class External(Strict):
+    """What a checkpoint's network wants to be done with pixels in [0,1] first: (x - mean) / std."""
+
+    mean: PerChannel | None = None
+    """Per channel, of pixels in [0,1]; with `std`, for a network that was trained on standardised pixels."""
+    std: PerChannel | None = None
+    """Per channel, of pixels in [0,1]."""
+
+    @model_validator(mode="after")
+    def _of_pixels(self) -> External:
+        if (self.mean is None) != (self.std is None):
+            raise ValueError("mean and std are given together: a network sees (x - mean) / std")
+        if self.mean is None or self.std is None:
+            return self
+        if len(self.mean) != len(self.std):
+            raise ValueError(f"mean has {len(self.mean)} channels and std has {len(self.std)}")
+        for name, values, sound in (
+            ("mean", self.mean, all(0 <= value <= 1 for value in self.mean)),
+            ("std", self.std, all(0 < value <= 1 for value in self.std)),
+        ):
+            if not sound:
+                said = ", ".join(f"{value:g}" for value in values)
+                raise ValueError(f"{name} {said} is not of pixels in [0,1]: divide what is meant for 0..255 by 255")
+        return self
+
+    def __str__(self) -> str:
+        mean, std = (", ".join(f"{value:.4g}" for value in values or ()) for values in (self.mean, self.std))
+        return f"mean {mean}, std {std}" if self.mean else "nothing"
 
 
 class Gairat(Strict):

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from dynat.config import names
+from dynat.config.attacks import Attack, Probing
 from dynat.config.parts import (
     Augmentation,
     Count,
@@ -14,7 +15,6 @@ from dynat.config.parts import (
     Inner,
     NotNegative,
     Optimiser,
-    Positive,
     Schedule,
     Seeds,
     Threat,
@@ -117,33 +117,6 @@ class Run(Strict):
         return self
 
 
-class Attack(Strict):
-    """One column of the table: an attack at a radius on one of a run's checkpoints."""
-
-    kind: str
-    steps: Count = 20
-    step_size: Positive | None = None
-    """Pixels per step; a quarter of eps where not given."""
-    start: Literal["uniform", "none"] | None = None
-    """Uniform in the ball, or the picture itself; where not given, uniform, but for fgsm the picture."""
-    restarts: Count = 1
-    eps: Positive | None = None
-    """Radius; the threat model's where not given."""
-    norm: Literal["linf", "l2"] | None = None
-    """Norm; the threat model's where not given."""
-    pictures: Count | None = None
-    """Only the first so many test pictures; all where not given. Said in the table."""
-    weights: Literal["best", "last"] = "best"
-    """The checkpoint to examine: chosen on the validation split, or that of the last epoch."""
-    batch: Count = 250
-    seed: Annotated[Whole, Field(ge=0)] = 0
-
-    @field_validator("kind")
-    @classmethod
-    def _kind(cls, value: str) -> str:
-        return names.known("attack", value, names.ATTACKS)
-
-
 class _WithPlugins(Strict):
     """A value that names methods or attacks: what defines them is imported before the names are read."""
 
@@ -180,6 +153,26 @@ class ExamSpec(_WithPlugins):
     attack: Attack
 
 
+class ProbeSpec(_WithPlugins):
+    """All that the small examinations of a run read."""
+
+    preset: str
+    name: str
+    data: str
+    seeds: Seeds
+    attacks: dict[str, Attack]
+
+
+class TransferSpec(_WithPlugins):
+    """All that the matrix of transfer reads: every run's pictures shown to every run."""
+
+    preset: str
+    data: str
+    runs: dict[str, Whole]
+    """The runs, each with the seed that stands for it."""
+    attack: Attack
+
+
 class Experiment(_WithPlugins):
     """A preset with params.yaml over it, resolved: all that the DAG, a training or an attack may read."""
 
@@ -190,6 +183,7 @@ class Experiment(_WithPlugins):
     seeds: dict[str, Seeds]
     """The seeds of each run."""
     attacks: Annotated[dict[str, Attack], Field(min_length=1)]
+    probing: Probing = Probing()
     threads: Count = 1
     """CPU threads of one training or attack."""
     headline: str = ""
@@ -223,4 +217,26 @@ class Experiment(_WithPlugins):
             seeds=self.seeds[name],
             attack_name=names.known("attack", attack, self.attacks),
             attack=self.attacks[attack],
+        )
+
+    def probe(self, name: str) -> ProbeSpec:
+        """What the small examinations of a run read."""
+        known = names.known("run", name, self.runs)
+        return ProbeSpec(
+            plugins=self.plugins,
+            preset=self.preset,
+            name=known,
+            data=self.dataset.name,
+            seeds=self.seeds[known],
+            attacks=self.probing.attacks(self.threat),
+        )
+
+    def transfer(self) -> TransferSpec:
+        """What the matrix of transfer reads."""
+        return TransferSpec(
+            plugins=self.plugins,
+            preset=self.preset,
+            data=self.dataset.name,
+            runs={name: self.seeds[name][0] for name in self.runs},
+            attack=self.probing.attacks(self.threat)["steps-20"],
         )

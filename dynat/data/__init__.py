@@ -11,9 +11,9 @@ from pathlib import Path
 from dynat.config import Dataset as DatasetConfig
 from dynat.config.names import SOURCES, known, locate
 from dynat.data.augment import augment
-from dynat.data.pictures import DataError, Dataset, Pictures, load, save, split, to_pixels
+from dynat.data.pictures import INFO, DataError, Dataset, Pictures, load, save, split, to_pixels
 
-__all__ = ["DataError", "Dataset", "Pictures", "augment", "load", "prepare", "save", "split", "to_pixels"]
+__all__ = ["INFO", "DataError", "Dataset", "Pictures", "augment", "load", "prepare", "save", "split", "to_pixels"]
 
 
 def prepare(config: DatasetConfig, root: Path) -> Path:

@@ -4,7 +4,9 @@
     metrics.py      one run's numbers            statistics.py   interval, paired test, correction
     comparisons.py  run against run, paired      words.py        how things are called and written
     contrasts.py    runs that differ in one thing: twins and ablations
-    tables.py       CSV, Markdown, LaTeX         figures.py, pairs.py, gallery.py, drawing.py   SVG and PNG
+    gates.py        whether an examination can be believed
+    tables.py, latex.py          CSV, Markdown, LaTeX
+    figures.py, pairs.py, strength.py, gallery.py, drawing.py   SVG and PNG
     page.py         report.html
 
 Nothing here imports torch.
@@ -37,14 +39,14 @@ def write_metrics(run_folder: Path, attacks: Sequence[str] | None = None) -> Pat
 
 def write_report(results: Path, experiment: Experiment) -> None:
     """Write tables, figures and report.html of an experiment into `results` (results/<preset>)."""
-    from dynat.report import comparisons, contrasts, figures, page, tables
+    from dynat.report import comparisons, contrasts, figures, latex, page, tables
 
     metrics = read_metrics(results, experiment)
     compared = comparisons.compare(results, metrics, tables.columns(experiment, metrics))
     table = tables.build(experiment, metrics, compared)
     atomic_text(results / "tables" / "main.csv", tables.to_csv(table))
     atomic_text(results / "tables" / "main.md", tables.to_markdown(table))
-    atomic_text(results / "tables" / "main.tex", tables.to_tex(table))
+    atomic_text(results / "tables" / "main.tex", latex.to_tex(table))
     ablated = contrasts.ablations(results, experiment, metrics)
     atomic_text(results / "tables" / "ablations.md", contrasts.to_markdown(ablated))
     atomic_text(results / "tables" / "ablations.csv", contrasts.to_csv(ablated))

@@ -22,8 +22,9 @@ from dynat.report import drawing, words
 from dynat.report.drawing import FAINT, INK
 from dynat.report.gallery import gallery
 from dynat.report.pairs import pairs
+from dynat.report.strength import strength, transfer
 
-NAMES = ("epochs", "tradeoff", "labels", "pairs", "gallery", "classes")
+NAMES = ("epochs", "tradeoff", "labels", "pairs", "strength", "transfer", "gallery", "classes")
 
 MANY_CLASSES = 20
 """Beyond these, classes are drawn as a distribution rather than one by one."""
@@ -53,6 +54,8 @@ def draw_all(
             "tradeoff": tradeoff(experiment, metrics),
             "labels": labels(experiment, histories),
             "pairs": Drawn(*pairs(experiment, metrics)),
+            "strength": Drawn(*strength(experiment, metrics)),
+            "transfer": Drawn(*transfer(results, metrics)),
             "gallery": Drawn(*gallery(results, experiment, metrics)),
             "classes": classes(experiment, metrics),
         }

@@ -12,6 +12,7 @@ from typing import Any
 
 import pandas as pd
 
+from dynat.report.gates import curves, gates, read_probes
 from dynat.report.outcomes import (
     Outcome,
     attack_names,
@@ -40,8 +41,15 @@ def run_metrics(folder: Path, attacks: Sequence[str] | None = None) -> dict[str,
         "config": config["run"],
         "attacks": {outcome.name: _attack(outcome) for outcome in outcomes},
         "worst": {"attacks": [outcome.name for outcome in worst], **summary(worst_case(worst))} if worst else None,
+        "examination": _examination(folder),
         "training": {str(seed): _training(folder / f"seed{seed}", configs[seed]) for seed in seeds},
     }
+
+
+def _examination(folder: Path) -> dict[str, Any] | None:
+    """What the small examinations say of the large ones."""
+    probes = read_probes(folder)
+    return None if probes is None else {"gates": gates(*probes), "curves": curves(*probes)}
 
 
 def summary(verdicts: pd.DataFrame) -> dict[str, Any]:
@@ -77,9 +85,17 @@ def _attack(outcome: Outcome) -> dict[str, Any]:
             "backward_passes": facts["backward_passes"],
             "device": facts["device"],
         },
+        "after": _after(outcome),
         "refuted_claims": facts["refuted_claims"],
         "flags": list(facts["flags"]),
     }
+
+
+def _after(outcome: Outcome) -> dict[str, float]:
+    """Accuracy before the attack and after each of its parts; the last is the attack's own."""
+    fell_to = outcome.verdicts["fell_to"]
+    parts = ["clean", *outcome.facts["parts"]]
+    return {part: float(1 - fell_to.isin(parts[: place + 1]).mean()) for place, part in enumerate(parts)}
 
 
 def _training(folder: Path, config: dict[str, Any]) -> dict[str, Any]:

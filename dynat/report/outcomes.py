@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-VERDICT_COLUMNS = ["seed", "index", "label", "correct"]
+VERDICT_COLUMNS = ["seed", "index", "label", "correct", "fell_to"]
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class Outcome:
 
     name: str
     verdicts: pd.DataFrame
-    """seed, index, label, correct (1 stands, 0 falls)."""
+    """seed, index, label, correct (1 stands, 0 falls), fell_to (a part of the attack, 'clean', or nothing)."""
     facts: Mapping[str, Any]
 
     @property
@@ -57,11 +57,11 @@ def attack_names(run_folder: Path) -> list[str]:
 
 def read_outcome(run_folder: Path, name: str) -> Outcome:
     table_file = needed(run_folder / "outcomes" / f"{name}.csv")
-    verdicts = pd.read_csv(table_file)
+    verdicts = pd.read_csv(table_file, dtype={"fell_to": str})
     missing = [column for column in VERDICT_COLUMNS if column not in verdicts]
     if missing:
         raise ValueError(f"{table_file}: no column '{missing[0]}'; delete it and make it again")
-    verdicts = verdicts[VERDICT_COLUMNS]
+    verdicts = verdicts[VERDICT_COLUMNS].fillna({"fell_to": ""})
     facts = read_json(table_file.with_suffix(".json"))
     _check(table_file, verdicts, facts.get("seeds", []))
     return Outcome(name, verdicts, facts)

@@ -16,9 +16,10 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 import dynat
-from dynat.config import Experiment
+from dynat.config import Experiment, names
 from dynat.report import words
 from dynat.report.comparisons import WORST, best_runs
+from dynat.report.gates import TITLES as GATES
 from dynat.report.tables import Table, notes
 
 PICTURES = ("gallery",)
@@ -29,6 +30,8 @@ FIGURES = {
     "epochs": "Over training",
     "labels": "Labels of the guide",
     "pairs": "With and without a guide",
+    "strength": "Stronger attacks",
+    "transfer": "Attacks from elsewhere",
     "classes": "Class by class",
     "gallery": "What the attack does",
 }
@@ -64,6 +67,9 @@ def render(
         notes=notes(table),
         worst=_worst_attacks(experiment, metrics) if _has_worst(table) else "",
         headline_column=experiment.headline,
+        gates=GATES,
+        examined={run: m["examination"]["gates"] for run, m in metrics.items() if m["examination"]},
+        in_parts=_in_parts(experiment, metrics),
         figures=[(FIGURES[name], _figure(results, name), captions[name]) for name in FIGURES],
         attacks=[_attack(name, experiment, metrics) for name in experiment.attacks],
         devices=words.listing(
@@ -155,13 +161,34 @@ def _figure(results: Path, name: str) -> Markup:
     return Markup(f"data:{kind};base64,{content}")
 
 
+def _in_parts(experiment: Experiment, metrics: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The attacks that consist of several: for each, accuracy after every part, run by run."""
+    return [
+        {
+            "title": words.column_title(name),
+            "parts": [words.column_title(part) for part in names.attack_parts(attack.kind)],
+            "runs": {
+                run: [words.percent(share, m["attacks"][name]["n"]) for share in m["attacks"][name]["after"].values()]
+                for run, m in metrics.items()
+            },
+        }
+        for name, attack in experiment.attacks.items()
+        if len(names.attack_parts(attack.kind)) > 1
+    ]
+
+
 def _attack(name: str, experiment: Experiment, metrics: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """A row of the table of costs: what the attack was, over all runs and seeds."""
     attack = experiment.attacks[name]
     cells = [m["attacks"][name] for m in metrics.values()]
     verdicts = sum(cell["n"] * len(cell["seeds"]) for cell in cells)
-    iterated = attack.kind in ("pgd", "cw")
-    said = [f"{words.count(attack.steps, 'step')}", words.count(attack.restarts, "restart")] if iterated else []
+    said = []
+    if attack.steps is not None:
+        said.append(f"{attack.steps:,} queries" if attack.kind == "square" else words.count(attack.steps, "step"))
+    if "restarts" in names.ATTACKS[attack.kind].reads:
+        said.append(words.count(attack.restarts, "restart"))
+    if attack.searches is not None:
+        said.append(f"{attack.searches} searches")
     said += [words.ball(attack)] if attack.kind != "clean" else []
     return {
         "title": words.column_title(name),

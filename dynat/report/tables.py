@@ -19,6 +19,7 @@ from dynat.report.comparisons import LEVEL, WORST, Comparison, best_runs, column
 
 DAGGER = "†"
 UNTESTED = "‡"
+DOUBTED = "§"
 ABSENT = "–"
 
 
@@ -82,6 +83,13 @@ class Row:
     method: str
     cells: tuple[Cell | None, ...]
     """In the order of the columns; None where there is no outcome."""
+    failed: tuple[str, ...] = ()
+    """Validity gates that the run did not pass."""
+
+    @property
+    def mark(self) -> str:
+        """The sign after the run's name."""
+        return DOUBTED if self.failed else ""
 
 
 @dataclass(frozen=True)
@@ -101,7 +109,7 @@ class Table:
 
     @property
     def marks(self) -> set[str]:
-        return {cell.mark for _, _, cell in self.cells()}
+        return {cell.mark for _, _, cell in self.cells()} | {row.mark for row in self.rows}
 
 
 def build(experiment: Experiment, metrics: Mapping[str, Mapping[str, Any]], comparisons: Sequence[Comparison]) -> Table:
@@ -118,7 +126,12 @@ def build(experiment: Experiment, metrics: Mapping[str, Mapping[str, Any]], comp
     return Table(
         columns=tuple(_column(name, experiment, metrics, pictures) for name in names),
         rows=tuple(
-            Row(name, words.method_title(run), tuple(cell(name, column) for column in names))
+            Row(
+                name,
+                words.method_title(run),
+                tuple(cell(name, column) for column in names),
+                failed_gates(metrics[name]),
+            )
             for name, run in experiment.runs.items()
         ),
         about=_about(experiment, metrics, pictures),
@@ -130,6 +143,11 @@ def columns(experiment: Experiment, metrics: Mapping[str, Mapping[str, Any]]) ->
     """The attacks, then the worst case where more than one attack makes it."""
     several = any(m["worst"] and len(m["worst"]["attacks"]) > 1 for m in metrics.values())
     return [*experiment.attacks, *([WORST] if several else [])]
+
+
+def failed_gates(metrics: Mapping[str, Any]) -> tuple[str, ...]:
+    examined = metrics["examination"]
+    return tuple(name for name, gate in examined["gates"].items() if not gate["passed"]) if examined else ()
 
 
 def to_csv(table: Table) -> str:
@@ -149,6 +167,7 @@ def to_csv(table: Table) -> str:
                 "compared_with": test.best if test else None,
                 "p": test.p if test else None,
                 "p_holm": test.p_holm if test else None,
+                "failed_gates": " ".join(row.failed),
             }
         )
     out = io.StringIO()
@@ -169,61 +188,8 @@ def to_markdown(table: Table) -> str:
         "| " + " | ".join(["Run", "Method", *titles]) + " |",
         "|:---|:---|" + "---:|" * len(titles),
     ]
-    lines += [f"| {' | '.join([f'`{r.run}`', r.method, *map(shown, r.cells)])} |" for r in table.rows]
+    lines += [f"| {' | '.join([f'`{r.run}`{r.mark}', r.method, *map(shown, r.cells)])} |" for r in table.rows]
     return "\n".join([*lines, "", f"{table.about} {table.shape}", *_paragraphs(notes(table))]) + "\n"
-
-
-def to_tex(table: Table) -> str:
-    def shown(cell: Cell | None) -> str:
-        if cell is None:
-            return "--"
-        value = rf"\textbf{{{cell.value}}}" if cell.best else cell.value
-        mark = {DAGGER: r"$^{\dagger}$", UNTESTED: r"$^{\ddagger}$", "": ""}[cell.mark]
-        around = rf"$\pm$ {cell.spread}" if cell.spread else f"[{cell.interval}]".replace("–", "--")
-        return rf"{value}{mark} {{\scriptsize {around}}}"
-
-    width = len(table.columns)
-    notes_row = [rf"{{\scriptsize {tex(c.note)}}}" if c.note else "" for c in table.columns]
-    lines = [
-        r"% In the preamble: \usepackage{booktabs,graphicx}",
-        r"\begin{table}",
-        r"  \centering",
-        r"  \small",
-        rf"  \caption{{{tex(' '.join([table.about, table.shape, *notes(table)]))}}}",
-        r"  \resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
-        rf"  \begin{{tabular}}{{ll{'r' * width}}}",
-        r"    \toprule",
-        rf"    Run & Method & {' & '.join(tex(c.title) for c in table.columns)} \\",
-        *([rf"    & & {' & '.join(notes_row)} \\"] if any(notes_row) else []),
-        r"    \midrule",
-        *(rf"    \texttt{{{tex(r.run)}}} & {tex(r.method)} & {' & '.join(map(shown, r.cells))} \\" for r in table.rows),
-        r"    \bottomrule",
-        r"  \end{tabular}}",
-        r"\end{table}",
-    ]
-    return "\n".join(lines) + "\n"
-
-
-_TEX = {
-    "\\": r"\textbackslash{}",
-    **{sign: f"\\{sign}" for sign in "&%$#_{}"},
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "∞": r"$_\infty$",
-    "ε": r"$\varepsilon$",
-    "α": r"$\alpha$",
-    "×": r"$\times$",
-    "±": r"$\pm$",
-    "–": "--",
-    DAGGER: r"$^{\dagger}$",
-    UNTESTED: r"$^{\ddagger}$",
-    "·": r"$\cdot$",
-}
-
-
-def tex(text: str) -> str:
-    """Any text as LaTeX would print it."""
-    return "".join(_TEX.get(sign, sign) for sign in text)
 
 
 def notes(table: Table) -> list[str]:
@@ -231,6 +197,8 @@ def notes(table: Table) -> list[str]:
     marks = {
         DAGGER: f"{DAGGER} not distinguishable from the best of its column "
         f"(paired exact McNemar test, Holm-corrected p of at least {LEVEL:g}).",
+        DOUBTED: f"{DOUBTED} fails a validity gate: its robust accuracies are upper bounds, not results; "
+        "report.html says which.",
         UNTESTED: f"{UNTESTED} no seed in common with the best of its column, so not tested.",
     }
     said = [text for mark, text in marks.items() if mark in table.marks]

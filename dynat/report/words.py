@@ -21,7 +21,17 @@ METHODS = {
     "adagat": "AdaGAT",
     "external": "Checkpoint",
 }
-COLUMNS = {WORST: "Worst case", "clean": "Clean", "fgsm": "FGSM", "autoattack": "AutoAttack"}
+COLUMNS = {
+    WORST: "Worst case",
+    "clean": "Clean",
+    "fgsm": "FGSM",
+    "cw-l2": "C&W L2",
+    "apgd-ce": "APGD-CE",
+    "apgd-t": "APGD-T",
+    "fab-t": "FAB-T",
+    "square": "Square",
+    "autoattack": "AutoAttack",
+}
 NORMS = {"linf": "L∞", "l2": "L2"}
 
 
@@ -30,8 +40,10 @@ def dataset_title(name: str) -> str:
 
 
 def column_title(name: str) -> str:
-    counted = re.fullmatch(r"(pgd|cw)-(\d+)", name)
-    return f"{counted[1].upper()}-{counted[2]}" if counted else COLUMNS.get(name, name)
+    counted = re.fullmatch(r"(pgd|cw|square)-(\d+)", name)
+    if not counted:
+        return COLUMNS.get(name, name)
+    return f"{COLUMNS.get(counted[1], counted[1].upper())}-{counted[2]}"
 
 
 def method_title(run: Run) -> str:
@@ -49,7 +61,12 @@ def method_title(run: Run) -> str:
 
 def ball(threat: Threat | Attack) -> str:
     """The threat as the literature writes it: L∞, ε = 8/255."""
-    return f"{NORMS[threat.norm or 'linf']}, ε = {pixel_fraction(threat.eps or 0.0)}"
+    return ball_of({"norm": threat.norm or "linf", "eps": threat.eps or 0.0})
+
+
+def ball_of(threat: Mapping[str, Any]) -> str:
+    """The same of a threat or an attack as metrics.json holds it."""
+    return f"{NORMS[threat['norm']]}, ε = {pixel_fraction(threat['eps'])}"
 
 
 def decimals(n: int) -> int:

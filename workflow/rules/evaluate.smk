@@ -27,8 +27,59 @@ rule attack:
         "dynat attack --spec {params.spec:q} --threads {threads} > {log} 2>&1"
 
 
+# Many small examinations of a run, from which validity gates and curves are read.
+rule probe:
+    input:
+        rules.data.output,
+        lambda wildcards: expand(
+            f"{RESULTS}/{wildcards.run}/seed{{seed}}/{{file}}",
+            seed=EXPERIMENT.seeds[wildcards.run],
+            file=["target.safetensors", "config.json"],
+        ),
+        src=relative(provenance.probe_sources()),
+    output:
+        f"{RESULTS}/{{run}}/probes.csv",
+        f"{RESULTS}/{{run}}/probes.json",
+    log:
+        f"logs/attack/{PRESET}/{{run}}-probes.log",
+    benchmark:
+        f"logs/attack/{PRESET}/{{run}}-probes.tsv"
+    threads: EXPERIMENT.threads
+    resources:
+        gpu=GPU,
+    params:
+        spec=lambda wildcards: EXPERIMENT.probe(wildcards.run).model_dump_json(),
+    shell:
+        "dynat probe --spec {params.spec:q} --threads {threads} > {log} 2>&1"
+
+
+# The pictures made against every run, shown to every run.
+rule transfer:
+    input:
+        rules.data.output,
+        [
+            f"{RESULTS}/{run}/seed{EXPERIMENT.seeds[run][0]}/{file}"
+            for run in EXPERIMENT.runs
+            for file in ("target.safetensors", "config.json")
+        ],
+        src=relative(provenance.probe_sources()),
+    output:
+        f"{RESULTS}/transfer.csv",
+        f"{RESULTS}/transfer.json",
+    log:
+        f"logs/attack/{PRESET}/transfer.log",
+    threads: EXPERIMENT.threads
+    resources:
+        gpu=GPU,
+    params:
+        spec=EXPERIMENT.transfer().model_dump_json(),
+    shell:
+        "dynat transfer --spec {params.spec:q} --threads {threads} > {log} 2>&1"
+
+
 rule metrics:
     input:
+        rules.probe.output,
         lambda wildcards: expand(
             f"{RESULTS}/{wildcards.run}/seed{{seed}}/{{file}}",
             seed=EXPERIMENT.seeds[wildcards.run],
@@ -72,4 +123,5 @@ rule evaluate:
         rules.train.input,
         expand(rules.metrics.output, run=EXPERIMENT.runs),
         rules.accuracy.output,
+        rules.transfer.output,
     localrule: True

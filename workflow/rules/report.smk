@@ -15,7 +15,16 @@ rule report:
         ablations=expand(f"{RESULTS}/tables/ablations.{{ending}}", ending=["csv", "md"]),
         figures=expand(
             f"{RESULTS}/figures/{{figure}}.{{ending}}",
-            figure=["epochs", "tradeoff", "labels", "pairs", "gallery", "classes"],
+            figure=[
+                "epochs",
+                "tradeoff",
+                "labels",
+                "pairs",
+                "strength",
+                "transfer",
+                "gallery",
+                "classes",
+            ],
             ending=["svg", "png"],
         ),
     log:

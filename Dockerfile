@@ -1,0 +1,100 @@
+# The whole pipeline in one image: what requirements.lock says, a C compiler for torch.compile, the project in /app.
+# CUDA comes with the torch wheels; the driver comes from the host. How to build and run it: docs/container.md
+#
+#   docker build -t dynat .
+#   mkdir -p results && docker run --rm -v "$PWD/results:/app/results" dynat
+
+ARG BASE=debian:12.12-slim
+
+# --- what both stages stand on: changes least -------------------------------------------------------------------
+FROM ${BASE} AS system
+ARG DEBIAN_MIRROR=
+RUN --mount=type=secret,id=ca \
+    --mount=type=secret,id=netrc,target=/etc/apt/auth.conf.d/netrc.conf \
+    set -eu; \
+    if [ -n "$DEBIAN_MIRROR" ]; then \
+        find /etc/apt/sources.list /etc/apt/sources.list.d -type f -exec \
+            sed -i -E "s#https?://[^ ]+/debian(-security)?/?( |\$)#$DEBIAN_MIRROR\1\2#" {} + ; \
+    fi; \
+    apt="apt-get -qq"; \
+    if [ -s /run/secrets/ca ]; then apt="$apt -o Acquire::https::CAInfo=/run/secrets/ca"; fi; \
+    $apt update; \
+    DEBIAN_FRONTEND=noninteractive $apt install --yes --no-install-recommends \
+        ca-certificates g++ git python3 python3-dev tini > /dev/null; \
+    rm -rf /var/lib/apt/lists/*
+
+# --- Python packages: their own layer, made anew only when the lock changes --------------------------------------
+FROM system AS environment
+ARG DEBIAN_MIRROR=
+ARG PYTHON_INDEX=
+ARG UV=0.13.8
+RUN --mount=type=secret,id=ca \
+    --mount=type=secret,id=netrc,target=/etc/apt/auth.conf.d/netrc.conf \
+    --mount=type=secret,id=netrc,target=/root/.netrc \
+    set -eu; \
+    apt="apt-get -qq"; \
+    if [ -s /run/secrets/ca ]; then \
+        apt="$apt -o Acquire::https::CAInfo=/run/secrets/ca"; \
+        export PIP_CERT=/run/secrets/ca; \
+    fi; \
+    if [ -n "$PYTHON_INDEX" ]; then export PIP_INDEX_URL="$PYTHON_INDEX"; fi; \
+    $apt update; \
+    DEBIAN_FRONTEND=noninteractive $apt install --yes --no-install-recommends python3-venv > /dev/null; \
+    python3 -m venv /opt/uv; \
+    /opt/uv/bin/pip install --quiet --no-cache-dir --disable-pip-version-check "uv==$UV"; \
+    python3 -m venv --without-pip /opt/venv
+COPY requirements.lock /tmp/requirements.lock
+# Bytecode now: whoever runs the image may not write here, and each short job would compile torch again.
+RUN --mount=type=secret,id=ca \
+    --mount=type=secret,id=netrc,target=/root/.netrc \
+    set -eu; \
+    if [ -s /run/secrets/ca ]; then export SSL_CERT_FILE=/run/secrets/ca; fi; \
+    if [ -n "$PYTHON_INDEX" ]; then export UV_DEFAULT_INDEX="$PYTHON_INDEX"; fi; \
+    VIRTUAL_ENV=/opt/venv UV_COMPILE_BYTECODE=1 UV_LINK_MODE=copy \
+        /opt/uv/bin/uv pip sync --quiet --no-cache /tmp/requirements.lock
+
+# --- the image -----------------------------------------------------------------------------------------------------
+FROM system
+COPY --from=environment /opt/venv /opt/venv
+
+# Any user may run this, also one without a name (docker run --user 1234:1234): who asks for the name is told one,
+# the home is everybody's, and git does not mind that a mounted project belongs to somebody else.
+ENV PATH=/opt/venv/bin:$PATH \
+    VIRTUAL_ENV=/opt/venv \
+    HOME=/home/dynat \
+    USER=dynat \
+    LOGNAME=dynat \
+    LANG=C.UTF-8 \
+    PYTHONUNBUFFERED=1 \
+    NVIDIA_VISIBLE_DEVICES=all \
+    NVIDIA_DRIVER_CAPABILITIES=compute,utility
+RUN set -eu; \
+    useradd --uid 1000 --user-group --no-log-init --create-home dynat; \
+    chmod 1777 /home/dynat; \
+    git config --system --add safe.directory '*'
+
+WORKDIR /app
+COPY . .
+# The repository is not in the image, so DVC is told not to look for one; a project mounted over /app has its own.
+# The folders of state belong to everybody, the code to nobody.
+RUN --mount=type=bind,from=environment,source=/opt/uv,target=/opt/uv \
+    set -eu; \
+    /opt/uv/bin/uv pip install --quiet --no-cache --no-deps --no-build-isolation --editable .; \
+    python -m compileall -q dynat; \
+    printf '[core]\n    no_scm = true\n' > .dvc/config.local; \
+    mkdir -p .snakemake data logs metrics plots results runs; \
+    chmod 1777 . .dvc .snakemake data logs metrics plots results runs
+
+ARG VERSION=0.1.0
+ARG REVISION=unknown
+LABEL org.opencontainers.image.title="dynat" \
+      org.opencontainers.image.description="Dynamic Label Adversarial Training and its baselines, from data to report" \
+      org.opencontainers.image.version="$VERSION" \
+      org.opencontainers.image.revision="$REVISION" \
+      org.opencontainers.image.licenses="MIT" \
+      org.opencontainers.image.documentation="docs/container.md"
+
+USER 1000:1000
+# tini hands ^C and `docker stop` on: Snakemake ends its jobs, and the next run goes on from there.
+ENTRYPOINT ["tini", "-s", "--", "/app/tools/entrypoint"]
+CMD ["snakemake", "--cores", "all", "all"]

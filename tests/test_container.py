@@ -1,0 +1,135 @@
+"""Facts of the image that a plausible edit would break. Whether it is built and works: make image-check."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+import dynat
+
+ROOT = Path(__file__).parents[1]
+DOCKERFILE = (ROOT / "Dockerfile").read_text()
+STATE = {"data", "results", "runs", ".snakemake"}
+"""What a container's work leaves that the next one needs."""
+
+
+def instructions(name: str) -> list[str]:
+    """All instructions of a kind, each on one line."""
+    return re.findall(rf"^{name} (.+)$", DOCKERFILE.replace("\\\n", " "), re.MULTILINE)
+
+
+def test_the_base_is_pinned_and_can_be_chosen() -> None:
+    assert any(re.fullmatch(r"BASE=debian:\d+\.\d+-slim", argument) for argument in instructions("ARG"))
+    assert instructions("FROM")[0] == "${BASE} AS system"
+    assert {line.split()[0] for line in instructions("FROM")[1:]} == {"system"}, "one base for all stages"
+
+
+def test_packages_stay_when_code_changes() -> None:
+    """The lock and nothing else of the project is copied before the packages are installed."""
+    copied = instructions("COPY")
+    assert copied[0].split()[0] == "requirements.lock" and copied[-1] == ". ."
+    assert DOCKERFILE.index("uv pip sync") < DOCKERFILE.index("COPY . .")
+
+
+def test_nobody_is_root_and_the_default_is_the_whole_pipeline() -> None:
+    assert re.fullmatch(r"[1-9]\d*:[1-9]\d*", instructions("USER")[-1])
+    assert DOCKERFILE.index("USER ") > DOCKERFILE.rindex("RUN "), "and the code belongs to nobody"
+    assert instructions("CMD") == ['["snakemake", "--cores", "all", "all"]']
+    entrypoint = yaml.safe_load(instructions("ENTRYPOINT")[0])[-1]
+    script = ROOT / Path(entrypoint).relative_to("/app")
+    assert os.access(script, os.X_OK)
+
+
+def test_what_a_gpu_and_a_user_without_a_name_need() -> None:
+    environment = dict(re.findall(r"(\w+)=(\S+)", " ".join(instructions("ENV"))))
+    assert environment["NVIDIA_VISIBLE_DEVICES"] == "all"
+    assert set(environment["NVIDIA_DRIVER_CAPABILITIES"].split(",")) >= {"compute", "utility"}, "utility: nvidia-smi"
+    assert {"HOME", "USER", "LOGNAME"} <= set(environment)
+    open_to_all = " ".join(re.findall(r"chmod 1777 ([^;]+)", " ".join(instructions("RUN")))).split()
+    assert {environment["HOME"], ".", ".dvc", *STATE} <= set(open_to_all)
+    assert "g++" in DOCKERFILE and "python3-dev" in DOCKERFILE, "torch.compile builds extensions"
+
+
+def test_the_version_is_the_packages() -> None:
+    assert f"VERSION={dynat.__version__}" in instructions("ARG")
+    assert all(service["image"] == f"dynat:{dynat.__version__}" for service in services().values())
+
+
+def test_no_secret_is_an_argument() -> None:
+    """Arguments and variables can be read from the finished image; secrets are mounted."""
+    names = re.findall(r"(\w+)=", " ".join(instructions("ARG") + instructions("ENV")))
+    assert not [name for name in names if re.search("TOKEN|PASSW|SECRET|KEY|CRED", name, re.IGNORECASE)]
+    assert {"ca", "netrc"} == set(re.findall(r"type=secret,id=(\w+)", DOCKERFILE))
+    assert "required=true" not in DOCKERFILE, "a build without them works"
+
+
+ALLOWED = [line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")]
+
+
+def test_the_image_has_the_project() -> None:
+    """.dockerignore names what may go in; a new folder has to be named too."""
+    done = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False)
+    if done.returncode or not done.stdout:
+        pytest.skip("not a git repository")
+    left_out = [
+        name
+        for name in done.stdout.split()
+        if not any(name == entry or name.startswith(f"{entry}/") for entry in ALLOWED)
+    ]
+    assert left_out == []
+
+
+@pytest.mark.parametrize("name", [".git", ".env", ".venv", ".netrc", "results", "data", "runs", ".snakemake", ".dvc"])
+def test_the_image_has_nothing_else(name: str) -> None:
+    """.dvc as a whole has a cache, and config.local with its keys."""
+    assert (ROOT / ".dockerignore").read_text().splitlines()[1] == "*"
+    assert name not in ALLOWED and f"{name}/" not in ALLOWED
+    assert {entry for entry in ALLOWED if entry.startswith(".dvc/")} == {".dvc/config", ".dvc/.gitignore", ".dvc/plots"}
+
+
+# --- compose ------------------------------------------------------------------------------------------------------
+
+
+def services() -> dict[str, Any]:
+    found: dict[str, Any] = yaml.safe_load((ROOT / "compose.yaml").read_text())["services"]
+    return found
+
+
+def test_compose_keeps_what_was_made_and_runs_as_the_caller() -> None:
+    for service in services().values():
+        assert set(service["volumes"]) >= {f"./{name}:/app/{name}" for name in STATE}
+        assert service["user"].startswith("${DYNAT_USER:-")
+
+
+def test_compose_asks_for_a_gpu_only_where_it_says_so() -> None:
+    gpu = services()["dynat"]["deploy"]["resources"]["reservations"]["devices"][0]
+    assert gpu["driver"] == "nvidia" and gpu["capabilities"] == ["gpu"]
+    assert "deploy" not in services()["cpu"]
+
+
+# --- the entry ----------------------------------------------------------------------------------------------------
+
+
+def enter(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([ROOT / "tools/entrypoint", *words], cwd=folder, capture_output=True, text=True, check=False)
+
+
+def test_the_entry_hands_on(tmp_path: Path) -> None:
+    (tmp_path / "results").mkdir()
+    done = enter(tmp_path, "sh", "-c", 'echo "$1"; exit 3', "-", "two words")
+    assert (done.returncode, done.stdout) == (3, "two words\n")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_folder_that_cannot_be_written_is_said_at_once(tmp_path: Path) -> None:
+    (tmp_path / "results").mkdir(mode=0o555)
+    done = enter(tmp_path, "echo", "worked")
+    assert done.returncode == 1 and "worked" not in done.stdout
+    assert f"user {os.geteuid()} may not write {tmp_path}/results" in done.stderr
+    assert "mkdir -p results" in done.stderr and "--user" in done.stderr

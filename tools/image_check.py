@@ -1,0 +1,213 @@
+"""The image, from nothing: is it built, does it do the work as a user without rights, and are its numbers the host's?
+
+make image-check
+
+Builds with Docker, or with Podman, or, where neither can run a container (inside of one, say), with Podman and Buildah
+in a chroot, on a base system that debootstrap makes. (As root; Debian: apt-get install podman buildah debootstrap.)
+
+Then, in the built image and as its user without rights: the smoke test, the default DAG, the quick tests; and as a
+user whom the image does not know: dvc repro. The same DAG runs on the host, in a copy of the project, and `dynat same`
+compares.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+BIN = Path(sys.executable).parent
+IMAGE = "localhost/dynat:check"
+BASE = "localhost/dynat-base:bookworm"
+CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
+STRANGER = 12345
+"""A user id that the image has no name for."""
+QUICK = ["methods=[at]", "seeds=[0]", "attacks=[clean]", "headline=clean", 'training={"epochs":1}']
+
+
+def run(*words: str | Path, quiet: bool = False) -> str:
+    """A command that has to succeed; what it said, if it was quiet."""
+    done = subprocess.run(words, cwd=ROOT, capture_output=quiet, text=True, check=False)
+    if done.returncode:
+        said = (done.stdout or "")[-4000:] + (done.stderr or "")[-4000:]
+        sys.exit(f"failed with {done.returncode}: {shlex.join(map(str, words))}\n{said}")
+    return (done.stdout or "").strip()
+
+
+class Engine:
+    """Docker or Podman: build, run, inspect."""
+
+    def __init__(self, program: str) -> None:
+        self.program = program
+
+    def works(self) -> bool:
+        """Whether it runs containers here. Podman may be there and not able to; it tries this system's own `true`."""
+        question = {"docker": ["info"], "podman": ["run", "--rm", "--network", "none", "--rootfs", "/:O", "true"]}
+        if not shutil.which(self.program):
+            return False
+        done = subprocess.run([self.program, *question[self.program]], capture_output=True, check=False)
+        return done.returncode == 0
+
+    def build(self, options: Sequence[str]) -> None:
+        run(self.program, "build", *options, "-t", IMAGE, ".")
+
+    def do(self, command: Sequence[str], *, user: int | None, mounts: dict[str, Path]) -> None:
+        options = [] if user is None else ["--user", f"{user}:{user}"]
+        for place, folder in mounts.items():
+            options += ["-v", f"{folder}:{place}"]
+        run(self.program, "run", "--rm", *options, IMAGE, *command)
+
+    def size(self) -> int:
+        return int(run(self.program, "image", "inspect", "--format", "{{.Size}}", IMAGE, quiet=True))
+
+    def layers(self) -> list[tuple[str, str]]:
+        said = run(self.program, "history", "--no-trunc", "--format", "{{.Size}}\t{{.CreatedBy}}", IMAGE, quiet=True)
+        return [(line.partition("\t")[0], line.partition("\t")[2]) for line in said.splitlines()]
+
+
+class Chroot(Engine):
+    """Podman builds and Buildah runs, both by chroot: no namespaces, no cgroups, the host's network."""
+
+    def __init__(self) -> None:
+        super().__init__("podman")
+
+    def works(self) -> bool:
+        missing = [name for name in ("podman", "buildah", "debootstrap") if not shutil.which(name)]
+        if missing or os.geteuid() != 0:
+            sys.exit(
+                "no engine can run a container here (docker info, podman info), and the way without one needs root and "
+                f"podman, buildah, debootstrap (missing: {', '.join(missing) or 'none'})"
+            )
+        return True
+
+    def build(self, options: Sequence[str]) -> None:
+        if subprocess.run(["podman", "image", "exists", BASE], check=False).returncode:
+            with timed("base system (debootstrap)"), tempfile.TemporaryDirectory() as folder:
+                run("debootstrap", "--variant=minbase", "bookworm", folder, quiet=True)
+                _complete_sources(Path(folder, "etc/apt/sources.list"))
+                pack = f"tar -C {shlex.quote(folder)} -c . | podman import --quiet - {BASE}"
+                run("bash", "-o", "pipefail", "-c", pack, quiet=True)
+        chroot = ("--isolation", "chroot", "--network", "host", "--build-arg", f"BASE={BASE}")
+        super().build([*chroot, *options])
+
+    def do(self, command: Sequence[str], *, user: int | None, mounts: dict[str, Path]) -> None:
+        container = run("buildah", "from", IMAGE, quiet=True)
+        try:
+            options = ["--isolation", "chroot"] + ([] if user is None else ["--user", f"{user}:{user}"])
+            for place, folder in mounts.items():
+                options += ["-v", f"{folder}:{place}"]
+            config = json.loads(run("podman", "image", "inspect", IMAGE, quiet=True))[0]["Config"]
+            run("buildah", "run", *options, container, "--", *config["Entrypoint"], *(command or config["Cmd"]))
+        finally:
+            run("buildah", "rm", container, quiet=True)
+
+
+def _complete_sources(file: Path) -> None:
+    """Updates too, as the published base images have them; debootstrap leaves the plain release."""
+    _, mirror, suite, *parts = file.read_text().split()
+    mirror = mirror.rstrip("/")
+    lines = [(mirror, suite), (mirror, f"{suite}-updates"), (f"{mirror}-security", f"{suite}-security")]
+    file.write_text("".join(f"deb {where} {what} {' '.join(parts)}\n" for where, what in lines))
+
+
+TIMES: dict[str, float] = {}
+
+
+@contextmanager
+def timed(what: str) -> Iterator[None]:
+    print(f"\n== {what}", flush=True)
+    begun = time.monotonic()
+    yield
+    TIMES[what] = time.monotonic() - begun
+
+
+def writable(work: Path, name: str, user: int) -> Path:
+    """A folder as somebody makes it before it is mounted."""
+    folder = work / name
+    folder.mkdir()
+    if os.geteuid() == 0:
+        os.chown(folder, user, user)
+    else:
+        folder.chmod(0o777)
+    return folder
+
+
+def on_the_host(work: Path, words: Sequence[str]) -> Path:
+    """The same DAG, without the image, in a copy of the project; its results."""
+    copy = work / "host"
+    files = run("git", "ls-files", "--cached", "--others", "--exclude-standard", quiet=True).splitlines()
+    for name in files:
+        if (ROOT / name).is_file():
+            (copy / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, copy / name)
+    run("bash", "-c", f"cd {shlex.quote(str(copy))} && {shlex.join([str(BIN / 'snakemake'), *words])}", quiet=True)
+    return copy / "results"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--engine", choices=["docker", "podman", "chroot"], help="the first that works, if not given")
+    parser.add_argument("--quick", action="store_true", help="one short training instead of the default DAG")
+    parser.add_argument("--built", action="store_true", help=f"check {IMAGE} as it is, without building it")
+    parser.add_argument(
+        "--option", action="append", default=[], help="for the build: --option=--build-arg=PYTHON_INDEX=..."
+    )
+    given = parser.parse_args()
+
+    engines: dict[str, Callable[[], Engine]] = {
+        "docker": lambda: Engine("docker"),
+        "podman": lambda: Engine("podman"),
+        "chroot": Chroot,
+    }
+    name = given.engine or next(name for name, make in engines.items() if make().works())
+    engine = engines[name]()
+    print(f"engine: {name}")
+    if not given.built:
+        secret = [f"--secret=id=ca,src={CERTIFICATES}"] if CERTIFICATES.exists() else []
+        with timed("build"):
+            engine.build([*secret, *given.option])
+
+    work = Path(tempfile.mkdtemp(prefix="image-check-"))
+    work.chmod(0o755)
+    words = ["snakemake", "--cores", "all", "all"]
+    changed = ["--config", *QUICK] if given.quick else []
+    with timed("smoke"):
+        engine.do(["python", "tools/smoke.py"], user=None, mounts={})
+    results = writable(work, "results", 1000)
+    with timed("digits in the image"):
+        engine.do([*words, *changed] if changed else [], user=None, mounts={"/app/results": results})
+    with timed("digits on the host"):
+        host = on_the_host(work, [*words[1:], *changed])
+    with timed("the same numbers?"):
+        run(BIN / "dynat", "same", results, host)
+    with timed("dvc repro, twice, as a user without a name"):
+        folders = {f"/app/{part}": writable(work, f"dvc-{part}", STRANGER) for part in ("results", "data")}
+        options = f"--cores all --config {' '.join(QUICK)}"
+        twice = "dvc repro && dvc repro | tee /tmp/said && grep -q 'up to date' /tmp/said"
+        engine.do(["env", f"SNAKEMAKE_OPTS={options}", "sh", "-c", twice], user=STRANGER, mounts=folders)
+    with timed("quick tests in the image"):
+        engine.do(["pytest", "-q"], user=None, mounts={})
+    shutil.rmtree(work)
+
+    print("\n== sizes")
+    for size, command in engine.layers():
+        print(f"  {size:>8}  {' '.join(command.split())[:100]}")
+    print(f"  {engine.size() / 1e9:.2f} GB in all")
+    print("\n== times")
+    for what, seconds in TIMES.items():
+        print(f"  {seconds:6.0f} s  {what}")
+    print("all passed")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,283 @@
+"""A real Slurm on this machine for as long as the check takes: do the pipeline's jobs run through it, and survive?
+
+make slurm-check
+
+Brings up munge, slurmctld and slurmd (Debian: apt-get install slurm-wlm munge) on ports and in a folder of their own,
+with one node of two CPUs and two pretended GPUs (/dev/null and /dev/zero), and with that:
+1. runs a small digits DAG as jobs, cancels a training in the middle, and compares what comes out with a run without
+   Slurm;
+2. times four independent trainings with two slots and with one.
+All that it started is ended again; the system's own Slurm, if any, is not touched.
+"""
+
+from __future__ import annotations
+
+import argparse
+import getpass
+import os
+import re
+import secrets
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+BIN = Path(sys.executable).parent
+SMALL = ("preset=digits", "methods=[at,dynat]", "seeds=[0]", "attacks=[clean,pgd-20]", "headline=pgd-20")
+LIMIT = 0.6
+"""What two slots may take of the time of one."""
+
+SLURM_CONF = """
+ClusterName=check
+SlurmctldHost=localhost
+SlurmUser={user}
+SlurmdUser={user}
+SlurmctldPort={slurmctld_port}
+SlurmdPort={slurmd_port}
+AuthType=auth/munge
+AuthInfo=socket={folder}/munge.socket
+StateSaveLocation={folder}/state
+SlurmdSpoolDir={folder}/spool
+SlurmctldPidFile={folder}/slurmctld.pid
+SlurmdPidFile={folder}/slurmd.pid
+SlurmctldLogFile={folder}/slurmctld.log
+SlurmdLogFile={folder}/slurmd.log
+ProctrackType=proctrack/linuxproc
+TaskPlugin=task/none
+SelectType=select/cons_tres
+SelectTypeParameters=CR_CPU
+AccountingStorageType=accounting_storage/none
+JobAcctGatherType=jobacct_gather/none
+JobCompType=jobcomp/none
+MpiDefault=none
+ReturnToService=2
+MinJobAge=300
+SchedulerParameters=sched_interval=5
+SlurmdParameters=config_overrides
+GresTypes=gpu
+NodeName={host} NodeAddr=127.0.0.1 CPUs={slots} RealMemory=1000 Gres=gpu:{slots} State=UNKNOWN
+PartitionName=all Nodes={host} Default=YES MaxTime=INFINITE State=UP
+"""
+
+
+class Cluster:
+    """One node with so many slots: a CPU and a pretended GPU each."""
+
+    def __init__(self, folder: Path, slots: int) -> None:
+        self.folder, self.slots = folder, slots
+        self.processes: list[subprocess.Popen[bytes]] = []
+        self.environment = {
+            **os.environ,
+            "SLURM_CONF": str(folder / "slurm.conf"),
+            "PATH": f"{folder / 'bin'}:{os.environ['PATH']}",
+        }
+
+    def __enter__(self) -> Cluster:
+        for name in ("state", "spool", "bin"):
+            (self.folder / name).mkdir(parents=True)
+        # Inside a job Snakemake's plugin forgets SLURM_CONF, and then srun asks for the system's.
+        srun = self.folder / "bin" / "srun"
+        srun.write_text(f'#!/bin/sh\nSLURM_CONF={self.folder}/slurm.conf exec {shutil.which("srun")} "$@"\n')
+        srun.chmod(0o755)
+        host = socket.gethostname().partition(".")[0]
+        (self.folder / "slurm.conf").write_text(
+            SLURM_CONF.format(
+                user=getpass.getuser(),
+                folder=self.folder,
+                host=host,
+                slots=self.slots,
+                slurmctld_port=free_port(),
+                slurmd_port=free_port(),
+            )
+        )
+        devices = ("/dev/null", "/dev/zero")[: self.slots]  # files that are there, and that nobody opens
+        (self.folder / "gres.conf").write_text("".join(f"Name=gpu File={device}\n" for device in devices))
+        key = self.folder / "munge.key"
+        key.write_bytes(secrets.token_bytes(128))
+        key.chmod(0o600)
+        try:
+            munge = {
+                "key-file": "munge.key",
+                "socket": "munge.socket",
+                "pid-file": "munge.pid",
+                "seed-file": "munge.seed",
+            }
+            options = [f"--{option}={self.folder / name}" for option, name in munge.items()]
+            self._start("munged", "--foreground", "--force", *options, f"--log-file={self.folder / 'munge.log'}")
+            wait_until("munge answers", (self.folder / "munge.socket").exists)
+            self._start("slurmctld", "-D", "-i")
+            self._start("slurmd", "-D", "-N", host)
+            wait_until("the node is idle", lambda: self.ask("sinfo", "-h", "-o", "%T") == "idle", 30)
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.processes and self.ask("squeue", "-h"):
+            self.ask("scancel", "--user", getpass.getuser())
+            time.sleep(3)
+        for process in reversed(self.processes):
+            process.terminate()
+            try:
+                process.wait(20)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+    def _start(self, *words: str) -> None:
+        with (self.folder / f"{words[0]}.said").open("wb") as said:
+            self.processes.append(subprocess.Popen(words, env=self.environment, stdout=said, stderr=said))
+
+    def ask(self, *words: str) -> str:
+        """What a command of Slurm answers; nothing, if it fails."""
+        done = subprocess.run(words, env=self.environment, capture_output=True, text=True, check=False)
+        return done.stdout.strip()
+
+
+class Project:
+    """A copy of the project, so that nobody's results are touched."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        files = subprocess.run(
+            ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        for name in files.stdout.splitlines():
+            if (ROOT / name).is_file():
+                (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy2(ROOT / name, folder / name)
+
+    def snakemake(self, *words: str, cluster: Cluster | None = None) -> subprocess.Popen[bytes]:
+        """Snakemake at work; what it says goes to said.txt. Without accounting, the queue is asked, and often."""
+        options = ["--cores", "2"]
+        if cluster:
+            options = ["--workflow-profile", "slurm", "--slurm-status-command", "squeue", "--slurm-no-account"]
+            options += ["--default-resources", "mem_mb=100", "runtime=30", "--latency-wait", "10"]
+            options += ["--slurm-init-seconds-before-status-checks", "2", "--seconds-between-status-checks", "2"]
+        with (self.folder / "said.txt").open("wb") as said:
+            return subprocess.Popen(
+                [BIN / "snakemake", *options, *words],
+                cwd=self.folder,
+                env=cluster.environment if cluster else None,
+                stdout=said,
+                stderr=said,
+            )
+
+    def finish(self, process: subprocess.Popen[bytes]) -> None:
+        if process.wait() != 0:
+            sys.exit(f"snakemake failed:\n{self.said}")
+
+    @property
+    def said(self) -> str:
+        return (self.folder / "said.txt").read_text()
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port: int = free.getsockname()[1]
+        return port
+
+
+def wait_until(what: str, true: Callable[[], bool], seconds: float = 120) -> None:
+    end = time.monotonic() + seconds
+    while not true():
+        if time.monotonic() > end:
+            sys.exit(f"waited {seconds:.0f} s in vain until {what}")
+        time.sleep(0.2)
+
+
+def survives(work: Path, epochs: int) -> None:
+    """A DAG through Slurm, one training cancelled in the middle, ends like the same DAG without Slurm."""
+    settings = ["--config", *SMALL, f"training={{epochs: {epochs}}}"]
+    through, plain = Project(work / "through"), Project(work / "plain")
+    log = through.folder / "logs/train/digits/at-seed0.log"
+    begun = time.monotonic()
+    with Cluster(work / "slurm", slots=2) as cluster:
+        process = through.snakemake("all", *settings, cluster=cluster)
+        wait_until("epoch 3 of a training", lambda: log.exists() and "epoch 3/" in log.read_text())
+        queue = cluster.ask("squeue", "-h", "-O", "JobID:8,tres-per-job:16,State:12,Comment:80").splitlines()
+        print("in the queue:", *map(str.rstrip, queue), sep="\n  ")
+        (job,) = [line.split()[0] for line in queue if re.search(r"rule_training_wildcards_at", line)]
+        assert all("gpu:1" in line for line in queue), "each training asks for one GPU"
+        cluster.ask("scancel", job)
+        print(f"job {job} cancelled after {log.read_text().splitlines()[-1]!r}")
+        through.finish(process)
+    text = log.read_text()
+    resumed = re.search(r"going on from runs/.*\nepoch (\d+)/", text)
+    assert resumed and int(resumed[1]) >= 3, f"it did not go on from its last epoch:\n{text}"
+    submitted = re.findall(r"has been submitted with SLURM jobid (\d+)", through.said)
+    light = re.findall(r"^localrule (\w+):", through.said, re.MULTILINE)
+    print(f"sent again, it went on with epoch {resumed[1]} of {epochs}")
+    print(f"{len(submitted)} jobs of Slurm, {len(light)} light ones beside Snakemake, {time.monotonic() - begun:.0f} s")
+    plain.finish(plain.snakemake("all", *settings))
+    same = subprocess.run(
+        [sys.executable, "-m", "dynat", "same", through.folder / "results", plain.folder / "results"],
+        cwd=ROOT,
+        check=False,
+    )
+    sys.exit("Slurm changed numbers") if same.returncode else None
+
+
+def is_faster(work: Path, epochs: int) -> None:
+    """Four independent trainings, with two slots and with one."""
+    settings = ["--config", *SMALL, "methods=[at]", "seeds=[0,1,2,3]", f"training={{epochs: {epochs}}}"]
+    wanted = [f"results/digits/at/seed{seed}/target.safetensors" for seed in range(4)]
+    seconds = {}
+    for slots in (2, 1):
+        project = Project(work / f"slots{slots}")
+        project.finish(project.snakemake("data/digits/info.json", *settings))
+        with Cluster(work / f"slurm{slots}", slots=slots) as cluster:
+            begun = time.monotonic()
+            project.finish(project.snakemake(*wanted, *settings, cluster=cluster))
+            seconds[slots] = time.monotonic() - begun
+        alone = [sum_of_seconds(project.folder / file) for file in wanted]
+        each = " ".join(f"{value:.0f}" for value in alone)
+        print(f"four trainings with {slots} slot(s): {seconds[slots]:.0f} s (of training: {each} s)")
+    ratio = seconds[2] / seconds[1]
+    print(f"two slots take {ratio:.2f} of the time of one")
+    if ratio > LIMIT:
+        sys.exit(f"more than {LIMIT}: is the machine busy?")
+
+
+def sum_of_seconds(weights: Path) -> float:
+    rows = (weights.parent / "history.csv").read_text().splitlines()
+    return sum(float(row.rpartition(",")[2]) for row in rows[1:])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--epochs", type=int, default=30, help="of the trainings of the DAG (default: 30)")
+    parser.add_argument("--long", type=int, default=120, help="epochs of the trainings that are timed (default: 120)")
+    parser.add_argument("--only", choices=["survives", "faster"], help="one of the two parts")
+    given = parser.parse_args()
+    for program in ("munged", "slurmctld", "slurmd", "sbatch"):
+        if not shutil.which(program, path=f"{os.environ['PATH']}:/usr/sbin:/sbin"):
+            sys.exit(f"{program} is missing: apt-get install slurm-wlm munge")
+    os.environ["PATH"] += ":/usr/sbin:/sbin"
+    os.environ["OMP_NUM_THREADS"] = "1"
+    work = Path(tempfile.mkdtemp(prefix="slurm-check-"))
+    try:
+        if given.only != "faster":
+            survives(work, given.epochs)
+        if given.only != "survives":
+            is_faster(work, given.long)
+    except BaseException:
+        print(f"logs: {work}", file=sys.stderr)
+        raise
+    shutil.rmtree(work)
+    print("all passed")
+
+
+if __name__ == "__main__":
+    main()
