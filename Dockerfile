@@ -95,6 +95,7 @@ LABEL org.opencontainers.image.title="dynat" \
       org.opencontainers.image.documentation="docs/container.md"
 
 USER 1000:1000
-# tini hands ^C and `docker stop` on: Snakemake ends its jobs, and the next run goes on from there.
-ENTRYPOINT ["tini", "-s", "--", "/app/tools/entrypoint"]
+# `docker stop` is ^C, for Snakemake and its jobs (tini -g): all ends at once and in order, and the next run goes on.
+STOPSIGNAL SIGINT
+ENTRYPOINT ["tini", "-s", "-g", "--", "/app/tools/entrypoint"]
 CMD ["snakemake", "--cores", "all", "all"]

@@ -46,6 +46,12 @@ def test_nobody_is_root_and_the_default_is_the_whole_pipeline() -> None:
     assert os.access(script, os.X_OK)
 
 
+def test_stopping_is_an_interrupt_for_all_processes() -> None:
+    """Told to terminate, Snakemake waits for its jobs, is killed after ten seconds, and leaves a lock."""
+    assert instructions("STOPSIGNAL") == ["SIGINT"]
+    assert "-g" in yaml.safe_load(instructions("ENTRYPOINT")[0])
+
+
 def test_what_a_gpu_and_a_user_without_a_name_need() -> None:
     environment = dict(re.findall(r"(\w+)=(\S+)", " ".join(instructions("ENV"))))
     assert environment["NVIDIA_VISIBLE_DEVICES"] == "all"
