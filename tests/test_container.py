@@ -72,6 +72,8 @@ def test_no_secret_is_an_argument() -> None:
     names = re.findall(r"(\w+)=", " ".join(instructions("ARG") + instructions("ENV")))
     assert not [name for name in names if re.search("TOKEN|PASSW|SECRET|KEY|CRED", name, re.IGNORECASE)]
     assert {"ca", "netrc"} == set(re.findall(r"type=secret,id=(\w+)", DOCKERFILE))
+    by_apt = [run for run in instructions("RUN") if "CAInfo" in run]
+    assert len(by_apt) == 2 and all("id=ca,mode=0444" in run for run in by_apt), "apt reads it without rights"
     assert "required=true" not in DOCKERFILE, "a build without them works"
 
 
