@@ -7,9 +7,10 @@
 ARG BASE=debian:12.12-slim
 
 # --- what both stages stand on: changes least -------------------------------------------------------------------
+# (apt fetches as a user of its own, who has to be able to read the certificates.)
 FROM ${BASE} AS system
 ARG DEBIAN_MIRROR=
-RUN --mount=type=secret,id=ca \
+RUN --mount=type=secret,id=ca,mode=0444 \
     --mount=type=secret,id=netrc,target=/etc/apt/auth.conf.d/netrc.conf \
     set -eu; \
     if [ -n "$DEBIAN_MIRROR" ]; then \
@@ -28,7 +29,7 @@ FROM system AS environment
 ARG DEBIAN_MIRROR=
 ARG PYTHON_INDEX=
 ARG UV=0.13.8
-RUN --mount=type=secret,id=ca \
+RUN --mount=type=secret,id=ca,mode=0444 \
     --mount=type=secret,id=netrc,target=/etc/apt/auth.conf.d/netrc.conf \
     --mount=type=secret,id=netrc,target=/root/.netrc \
     set -eu; \
@@ -95,6 +96,7 @@ LABEL org.opencontainers.image.title="dynat" \
       org.opencontainers.image.documentation="docs/container.md"
 
 USER 1000:1000
-# tini hands ^C and `docker stop` on: Snakemake ends its jobs, and the next run goes on from there.
-ENTRYPOINT ["tini", "-s", "--", "/app/tools/entrypoint"]
+# `docker stop` is ^C, for Snakemake and its jobs (tini -g): all ends at once and in order, and the next run goes on.
+STOPSIGNAL SIGINT
+ENTRYPOINT ["tini", "-s", "-g", "--", "/app/tools/entrypoint"]
 CMD ["snakemake", "--cores", "all", "all"]

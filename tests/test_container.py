@@ -46,6 +46,12 @@ def test_nobody_is_root_and_the_default_is_the_whole_pipeline() -> None:
     assert os.access(script, os.X_OK)
 
 
+def test_stopping_is_an_interrupt_for_all_processes() -> None:
+    """Told to terminate, Snakemake waits for its jobs, is killed after ten seconds, and leaves a lock."""
+    assert instructions("STOPSIGNAL") == ["SIGINT"]
+    assert "-g" in yaml.safe_load(instructions("ENTRYPOINT")[0])
+
+
 def test_what_a_gpu_and_a_user_without_a_name_need() -> None:
     environment = dict(re.findall(r"(\w+)=(\S+)", " ".join(instructions("ENV"))))
     assert environment["NVIDIA_VISIBLE_DEVICES"] == "all"
@@ -66,6 +72,8 @@ def test_no_secret_is_an_argument() -> None:
     names = re.findall(r"(\w+)=", " ".join(instructions("ARG") + instructions("ENV")))
     assert not [name for name in names if re.search("TOKEN|PASSW|SECRET|KEY|CRED", name, re.IGNORECASE)]
     assert {"ca", "netrc"} == set(re.findall(r"type=secret,id=(\w+)", DOCKERFILE))
+    by_apt = [run for run in instructions("RUN") if "CAInfo" in run]
+    assert len(by_apt) == 2 and all("id=ca,mode=0444" in run for run in by_apt), "apt reads it without rights"
     assert "required=true" not in DOCKERFILE, "a build without them works"
 
 
