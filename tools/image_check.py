@@ -129,6 +129,7 @@ def timed(what: str) -> Iterator[None]:
     begun = time.monotonic()
     yield
     TIMES[what] = time.monotonic() - begun
+    print(f"   ({TIMES[what]:.0f} s)", flush=True)
 
 
 def writable(work: Path, name: str, user: int) -> Path:
