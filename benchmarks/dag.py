@@ -52,13 +52,13 @@ def call(folder: Path) -> float:
 
 
 def recorded(folder: Path) -> tuple[int, float]:
-    """Jobs that Snakemake recorded, and their seconds; a job leaves a record per output, all alike."""
-    jobs = set()
+    """Jobs that Snakemake recorded, and their seconds; a job leaves a record per output, all with its log."""
+    jobs: dict[str, list[float]] = {}
     for file in (folder / ".snakemake" / "metadata").rglob("*"):
         if file.is_file():
             said = json.loads(file.read_text())
-            jobs.add((said["rule"], said["starttime"], said["endtime"]))
-    return len(jobs), sum(end - start for _, start, end in jobs)
+            jobs.setdefault(str(said["log"]), []).extend([said["starttime"], said["endtime"]])
+    return len(jobs), sum(max(times) - min(times) for times in jobs.values())
 
 
 def main() -> None:
