@@ -11,7 +11,7 @@ export UV_LINK_MODE ?= copy
 export UV_COMPILE_BYTECODE ?= 1
 
 .PHONY: help env run test test-slow lint image-check slurm-check lock readme bench bench-step bench-memory bench-dag \
-	bench-gpu clean
+	bench-exam bench-gpu clean
 
 help: ## what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -55,7 +55,7 @@ lock: ## requirements.lock anew from pyproject.toml
 readme: $(STAMP) ## README.md's table and figures anew from results/digits
 	@python docs/refresh.py
 
-bench: bench-step bench-memory bench-dag ## speed and memory here: tables, and JSON under benchmarks/out
+bench: bench-step bench-memory bench-dag bench-exam ## speed and memory here: tables, and JSON under benchmarks/out
 
 bench-step: $(STAMP) ## the training step beside the authors' restated one
 	@python benchmarks/step.py
@@ -65,6 +65,9 @@ bench-memory: $(STAMP) ## its peak memory
 
 bench-dag: $(STAMP) ## what the pipeline costs beside its jobs
 	@python benchmarks/dag.py
+
+bench-exam: $(STAMP) ## AutoAttack by pyautoattack itself beside ours
+	@python benchmarks/exam.py
 
 bench-gpu: $(STAMP) ## everything that only a GPU can tell, under ten minutes
 	@python benchmarks/gpu.py --json benchmarks/out/gpu.json
