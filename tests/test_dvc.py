@@ -259,6 +259,21 @@ def test_results_of_these_settings_or_with_a_record_are_snakemakes_to_judge(tmp_
     guard.before_any_job(experiment, places, records)
 
 
+def test_an_adopted_checkpoint_is_no_stranger(tmp_path: Path) -> None:
+    """What was adopted says what was read from the file, which no config says."""
+    theirs = {"checkpoint": "theirs.pt", "network": "small"}
+    experiment = load({"external": {"theirs": theirs}, "methods": ["at"]})
+    places = in_folder(tmp_path)
+    spec = json.loads(experiment.training("theirs").model_dump_json())
+    spec["run"] = {"method": "external", "target": "small", "checkpoint": "theirs.pt", "options": {"mean": [0.5]}}
+    file = places.seed(experiment.preset, "theirs", 0) / "config.json"
+    atomic_text(file, json.dumps(spec))
+    guard.before_any_job(experiment, places, tmp_path / "records")
+    atomic_text(file, json.dumps({**spec, "threat": {"norm": "linf", "eps": 0.5}}))
+    with pytest.raises(ValueError, match="made with other settings"):
+        guard.before_any_job(experiment, places, tmp_path / "records")
+
+
 def test_only_what_params_say_is_offered_to_be_kept(fresh: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(fresh.folder)
     assert "dvc commit -f" in guard.how_to_keep(load())

@@ -58,10 +58,12 @@ def how_to_keep(experiment: Experiment, params: Path = PARAMS) -> str:
 def _settings(experiment: Experiment, places: Places) -> dict[Path, dict[str, object]]:
     """What is written beside every training and every examination, as this experiment would write it."""
     settings: dict[Path, dict[str, object]] = {}
-    for run in experiment.runs:
-        training = experiment.training(run).model_dump_json()
+    for run, of_run in experiment.runs.items():
+        training = json.loads(experiment.training(run).model_dump_json())
+        if of_run.method == "external":  # nothing was trained, and what was read from the file is not in the config
+            training = {"name": run, "threat": training["threat"]}
         for seed in experiment.seeds[run]:
-            settings[places.seed(experiment.preset, run, seed) / "config.json"] = json.loads(training)
+            settings[places.seed(experiment.preset, run, seed) / "config.json"] = training
         for attack in experiment.attacks:
             exam = json.loads(experiment.exam(run, attack).model_dump_json())
             file = places.outcomes(experiment.preset, run, attack).with_suffix(".json")
