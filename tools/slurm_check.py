@@ -70,6 +70,7 @@ class Cluster:
 
     def __init__(self, folder: Path, slots: int) -> None:
         self.folder, self.slots = folder, slots
+        self.callers: list[subprocess.Popen[bytes]] = []
         self.processes: list[subprocess.Popen[bytes]] = []
         self.environment = {
             **os.environ,
@@ -119,6 +120,10 @@ class Cluster:
         return self
 
     def __exit__(self, *_: object) -> None:
+        for caller in self.callers:  # one that is still there would wait for jobs that nobody runs
+            if caller.poll() is None:
+                caller.kill()
+                caller.wait()
         if self.processes and self.ask("squeue", "-h"):
             self.ask("scancel", "--user", getpass.getuser())
             time.sleep(3)
@@ -165,13 +170,16 @@ class Project:
             options += ["--default-resources", "mem_mb=100", "runtime=30", "--latency-wait", "10"]
             options += ["--slurm-init-seconds-before-status-checks", "2", "--seconds-between-status-checks", "2"]
         with (self.folder / "said.txt").open("wb") as said:
-            return subprocess.Popen(
+            process = subprocess.Popen(
                 [BIN / "snakemake", *options, *words],
                 cwd=self.folder,
                 env=cluster.environment if cluster else None,
                 stdout=said,
                 stderr=said,
             )
+        if cluster:
+            cluster.callers.append(process)
+        return process
 
     def finish(self, process: subprocess.Popen[bytes]) -> None:
         if process.wait() != 0:
