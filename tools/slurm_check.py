@@ -266,7 +266,7 @@ def sum_of_seconds(weights: Path) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--epochs", type=int, default=30, help="of the trainings of the DAG (default: 30)")
-    parser.add_argument("--long", type=int, default=160, help="epochs of the trainings that are timed (default: 160)")
+    parser.add_argument("--long", type=int, default=70, help="epochs of the trainings that are timed (default: 70)")
     parser.add_argument("--only", choices=["survives", "faster"], help="one of the two parts")
     given = parser.parse_args()
     for program in ("munged", "slurmctld", "slurmd", "sbatch"):

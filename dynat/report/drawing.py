@@ -97,6 +97,14 @@ def percent_axis(axis: Any) -> None:
     axis.set_major_formatter(PercentFormatter(xmax=1, decimals=0))
 
 
+def matrix_axes(axes: Axes, *, slanted: bool) -> None:
+    """Names around a matrix of cells: no ticks, no grid; long ones slanted."""
+    axes.grid(False)
+    axes.tick_params(length=0, labelcolor=INK)
+    axes.tick_params(axis="y", rotation=0)
+    axes.tick_params(axis="x", rotation=30 if slanted else 0)
+
+
 def end_labels(axes: Axes, ends: Sequence[tuple[float, str, str, float]]) -> None:
     """Names right of the lines that end at the heights given as (height, name, colour, opacity), pushed apart.
 

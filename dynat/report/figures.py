@@ -205,10 +205,7 @@ def classes(experiment: Experiment, metrics: Mapping[str, Mapping[str, Any]]) ->
         annot_kws={"size": 9.5}, mask=frame.isna(),
     )  # fmt: skip
     panel.set(xlabel="Class", ylabel="")
-    panel.grid(False)
-    panel.tick_params(length=0, labelcolor=INK)
-    panel.tick_params(axis="y", rotation=0)
-    panel.tick_params(axis="x", rotation=30 if long else 0)
+    drawing.matrix_axes(panel, slanted=long)
     return Drawn(figure, f"{about} Darker is lower.")
 
 

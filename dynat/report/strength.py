@@ -13,7 +13,7 @@ from matplotlib.ticker import FixedLocator, NullLocator
 
 from dynat.config import Experiment
 from dynat.report import drawing, words
-from dynat.report.drawing import FAINT, INK
+from dynat.report.drawing import FAINT
 from dynat.report.outcomes import needed, read_json
 
 
@@ -87,10 +87,7 @@ def transfer(results: Path, metrics: Mapping[str, Mapping[str, Any]]) -> tuple[F
         cbar=False, annot_kws={"size": 9.5},
     )  # fmt: skip
     panel.set(xlabel="Shown to", ylabel="Made against")
-    panel.grid(False)
-    panel.tick_params(length=0, labelcolor=INK)
-    panel.tick_params(axis="y", rotation=0)
-    panel.tick_params(axis="x", rotation=30 if long else 0)
+    drawing.matrix_axes(panel, slanted=long)
     return figure, (
         f"Row: the run that PGD-{attack['steps']} was made against; column: the run that then saw the pictures "
         f"(n = {attack['pictures']:,}). Darker is lower. A run that does worse on pictures from elsewhere than on its "
