@@ -26,6 +26,7 @@ from dynat.config import Attack
 from dynat.data import Pictures, to_pixels
 from dynat.inner import Ball, maximise
 from dynat.losses import cross_entropy
+from dynat.training.searched import Searched
 
 EPS = 0.15
 TEST = 400
@@ -81,18 +82,24 @@ def _beside(name: str, network: nn.Module, pictures: Pictures, rounds: int) -> l
     attack = Attack(kind="autoattack", eps=EPS, norm="linf", batch=len(pictures))
     stands: dict[str, Any] = {}
 
-    def plain() -> None:
-        examiner = AutoAttack(network, norm="Linf", eps=EPS, seed=batch_seed(attack, 0), device=pixels.device)
+    view = Searched(network, torch.float32)
+    view.refresh(network)
+
+    def plain(by: str = "pyautoattack", asked: nn.Module = network) -> None:
+        examiner = AutoAttack(asked, norm="Linf", eps=EPS, seed=batch_seed(attack, 0), device=pixels.device)
         found, _ = examiner.run_standard_evaluation(pixels, labels, batch_size=len(pictures))
         with torch.no_grad():
-            stands["pyautoattack"] = (network(found).argmax(1) == labels).cpu()
+            stands[by] = (network(found).argmax(1) == labels).cpu()
 
     def ours() -> None:
         stands["ours"] = examine(network, pictures, attack).columns["correct"]
 
-    seconds = alternating({"pyautoattack": plain, "ours": ours}, pixels.device, rounds=rounds)
+    def folded() -> None:
+        plain("pyautoattack, folded view", view)
+
+    ways = {"pyautoattack": plain, "ours": ours, "pyautoattack, folded view": folded}
+    seconds = alternating(ways, pixels.device, rounds=rounds)
     faster = ratios(seconds, "pyautoattack")
-    agree = int((stands["ours"] == stands["pyautoattack"]).sum())
     return [
         {
             "network": name,
@@ -100,7 +107,7 @@ def _beside(name: str, network: nn.Module, pictures: Pictures, rounds: int) -> l
             "s": statistics.median(values),
             "times as fast": faster[by],
             "stand": int(stands[by].sum()),
-            "same verdict": f"{agree} of {len(labels)}",
+            "same verdict": f"{int((stands[by] == stands['pyautoattack']).sum())} of {len(labels)}",
             "n": rounds,
         }
         for by, values in seconds.items()

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from dynat.attacks import Examination, examine
-from dynat.attacks.auto import apgd_t
+from dynat.attacks.auto import apgd_ce, apgd_t
 from dynat.attacks.examine import STANDS, TOLERANCE, WRONG_BEFORE, batch_seed
 from dynat.attacks.first_order import cw, fgsm, pgd
 from dynat.attacks.minimal import cw_l2, nearest_wrong
@@ -492,6 +492,8 @@ def test_autoattack_refuses_fewer_than_four_classes() -> None:
     model, pixels = Linear(3), grey()
     with pytest.raises(ValueError, match=r"at least 4 classes and this network has 3: use pgd and cw with restarts"):
         apgd_t(model, pixels, model(pixels).argmax(1), attack("apgd-t"), 0)
+    with pytest.raises(ValueError, match="at least 4 classes"):  # whether or not its first part leaves anything
+        apgd_ce(model, pixels, model(pixels).argmax(1), attack("autoattack"), 0)
 
 
 class Probabilities(nn.Module):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -113,6 +114,19 @@ def test_probes_are_kept_and_gone_on_from(tmp_path: Path, monkeypatch: pytest.Mo
     assert len(kept) == len({attack.model_dump_json() for attack in PROBING.attacks(THREAT).values()})
     assert examined(honest, tmp_path, monkeypatch) == first
     assert sorted(file.stat().st_mtime_ns for file in (tmp_path / "runs" / "exams").rglob("*.pt")) == kept
+
+
+def test_what_has_two_names_is_paid_for_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    examined(fit(), tmp_path, monkeypatch)
+    batches = [torch.load(file) for file in (tmp_path / "runs" / "exams").rglob("*.pt")]
+    account = json.loads((tmp_path / "results/tests/toy/probes.json").read_text())
+    assert account["seconds"] == pytest.approx(sum(batch["seconds"] for batch in batches))
+
+
+@pytest.mark.parametrize("settings", [{"steps": (1, 20)}, {"restarts": 1}])
+def test_a_gate_that_could_not_fail_is_refused(settings: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"above 20|greater than or equal to 2"):
+        Probing(**settings)
 
 
 # --- each gate by itself --------------------------------------------------------------------------------------

@@ -252,6 +252,7 @@ def test_verdicts_of_another_examination_are_refused_with_the_reason(trained: Pl
     with pytest.raises(ValueError, match=r"another examination: attack, weights, pictures"):
         run_exam(exam_spec(seeds=(0,)), places=trained, say=lambda _: None)
     shutil.rmtree(kept)
+    kept.mkdir()  # killed before anything was said about it: there is nothing in it that could be another's
     run_exam(exam_spec(seeds=(0,)), places=trained, say=lambda _: None)
 
 

@@ -28,7 +28,7 @@ seeds: [0]
 runs:
   at: {method: at}
   dynat: {method: at, labels: dynamic}
-probing: {pictures: 20, queries: 20, radii: [0, 1], steps: [1, 20], restarts: 2}
+probing: {pictures: 20, queries: 20, radii: [0, 1], steps: [1, 20, 30], restarts: 2}
 attacks: {clean: {}, pgd-5: {}}
 headline: pgd-5
 """

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from dynat.config import Attack
+from dynat.config import Attack, names
 
 NORMS = {"linf": "Linf", "l2": "L2"}
 
@@ -39,7 +39,7 @@ def _part(name: str, model: nn.Module, pictures: Tensor, labels: Tensor, attack:
 
     with torch.no_grad():
         classes = model(pictures[:1]).shape[1]
-    if classes < 4 and name == "apgd-t":
+    if classes < 4 and "apgd-t" in (name, *names.attack_parts(attack.kind)):
         raise ValueError(
             f"AutoAttack's targeted DLR loss needs at least 4 classes and this network has {classes}: "
             "use pgd and cw with restarts instead"

@@ -67,12 +67,19 @@ class Probing(Strict):
     """PGD-20 at these multiples of the threat's eps."""
     steps: Annotated[tuple[Count, ...], Field(min_length=1)] = (1, 2, 5, 10, 20, 50, 100)
     """PGD with so many steps at the threat's eps."""
-    restarts: Count = 5
+    restarts: Annotated[Whole, Field(ge=2)] = 5
     """PGD-20 with so many restarts, against one."""
     queries: Count = 1000
     """Queries of Square, which sees no gradient."""
     large: Positive = 0.5
     """A radius at which nothing may stand: under linf every picture can become grey; of l2 twenty times eps."""
+
+    @field_validator("steps")
+    @classmethod
+    def _more_than_usual(cls, value: tuple[int, ...]) -> tuple[int, ...]:
+        if max(value) <= 20:
+            raise ValueError("name at least one above 20: a gate holds the largest against 20 steps")
+        return value
 
     def attacks(self, threat: Threat) -> dict[str, Attack]:
         """The examinations by name; equal ones may have two names."""

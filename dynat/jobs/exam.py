@@ -77,7 +77,7 @@ class Examiner:
 def _refuse_foreign(kept: Path, about: dict[str, Any]) -> None:
     """A folder of finished batches says what they are about; one that was copied or renamed is not gone on from."""
     file = kept / "about.json"
-    if not kept.exists():
+    if not any(kept.glob("batch-*.pt")):
         atomic_text(file, json.dumps(about, indent=2) + "\n")
         return
     try:

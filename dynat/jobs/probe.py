@@ -24,6 +24,7 @@ def run_probe(spec: ProbeSpec, *, places: Places, device: str = "auto", say: Cal
     """Examine a run's networks by every attack of `spec`; a row per seed, attack and picture."""
     examiner = Examiner.of(spec.preset, spec.data, places, device)
     seeds: dict[int, dict[str, Examination]] = {}
+    made: list[Examination] = []
     gradients: dict[int, dict[str, int]] = {}
     for seed in spec.seeds:
         model, weights = examiner.network(spec.name, seed)
@@ -35,6 +36,7 @@ def run_probe(spec: ProbeSpec, *, places: Places, device: str = "auto", say: Cal
                     done[digest(attack)], _ = examiner.examine(model, weights, attack, progress=lambda _: None)
                 seeds[seed][name] = done[digest(attack)]
                 bar.update(1)
+        made += done.values()
         least = min(attack.pictures or len(examiner.pictures) for attack in spec.attacks.values())
         zero, right = without_gradient(model, examiner.pictures.first(least))
         gradients[seed] = {"zero": zero, "right": right}
@@ -45,8 +47,8 @@ def run_probe(spec: ProbeSpec, *, places: Places, device: str = "auto", say: Cal
         "seeds": list(spec.seeds),
         "attacks": {name: attack.model_dump(mode="json") for name, attack in spec.attacks.items()},
         "gradients": {str(seed): counts for seed, counts in gradients.items()},
-        "seconds": sum(exam.seconds for exams in seeds.values() for exam in exams.values()),
-        "refuted_claims": sum(exam.refuted_claims for exams in seeds.values() for exam in exams.values()),
+        "seconds": sum(exam.seconds for exam in made),
+        "refuted_claims": sum(exam.refuted_claims for exam in made),
         "device": machine(examiner.device),
     }
     atomic_text(file.with_suffix(".json"), json.dumps(account, indent=2) + "\n")

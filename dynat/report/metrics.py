@@ -24,6 +24,9 @@ from dynat.report.outcomes import (
 )
 from dynat.report.statistics import wilson
 
+SQUARE_ALLOWED = 0.002
+"""The share of pictures that AutoAttack lets Square break after its other parts without a warning."""
+
 
 def run_metrics(folder: Path, attacks: Sequence[str] | None = None) -> dict[str, Any]:
     """The metrics of the run in `results/<preset>/<run>`, over `attacks` or every attack with an outcome."""
@@ -87,7 +90,7 @@ def _attack(outcome: Outcome) -> dict[str, Any]:
         },
         "after": _after(outcome),
         "refuted_claims": facts["refuted_claims"],
-        "flags": list(facts["flags"]),
+        "flags": [*facts["flags"], *_square_flag(_after(outcome))],
     }
 
 
@@ -96,6 +99,17 @@ def _after(outcome: Outcome) -> dict[str, float]:
     fell_to = outcome.verdicts["fell_to"]
     parts = ["clean", *outcome.facts["parts"]]
     return {part: float(1 - fell_to.isin(parts[: place + 1]).mean()) for place, part in enumerate(parts)}
+
+
+def _square_flag(after: dict[str, float]) -> list[str]:
+    """AutoAttack's warning that a search without gradients broke what attacks with gradients could not."""
+    names = list(after)
+    if len(names) < 3 or names[-1] != "square":
+        return []
+    drop = round(after[names[-2]] - after["square"], 9)
+    if drop <= SQUARE_ALLOWED:
+        return []
+    return [f"Square Attack has decreased the robust accuracy by {100 * drop:.2f} %: the evaluation may be unreliable"]
 
 
 def _training(folder: Path, config: dict[str, Any]) -> dict[str, Any]:
