@@ -2,14 +2,17 @@
 
     python benchmarks/exam.py
 
-The network learns scikit-learn's digits adversarially for a minute at most, because on a network that nobody trained
-every attack ends at once. Ours does more: it counts passes, verifies every claim and would keep finished batches.
+Networks learn scikit-learn's digits adversarially for a minute or two, because on a network that nobody trained every
+attack ends at once. Ours does more: it counts passes, verifies every claim and would keep finished batches. A row
+"another seed" says how many verdicts chance alone moves.
 """
 
 from __future__ import annotations
 
 import argparse
 import statistics
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,15 +25,44 @@ from torch import Tensor, nn
 from dynat import models
 from dynat.attacks import examine
 from dynat.attacks.examine import batch_seed
-from dynat.config import Attack
+from dynat.config import Attack, names
 from dynat.data import Pictures, to_pixels
 from dynat.inner import Ball, maximise
 from dynat.losses import cross_entropy
-from dynat.training.searched import Searched
 
 EPS = 0.15
 TEST = 400
 """The last so many pictures are never trained on."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """What is compared: a network after so many epochs, an attack, so many pictures, so many rounds."""
+
+    network: str
+    epochs: int
+    kind: str
+    pictures: int
+    rounds: int
+    views: tuple[str, ...]
+    threads: int = 1
+
+
+def cases(device: torch.device, tiny: bool) -> list[Case]:
+    if tiny:
+        return [Case("small", 1, "apgd-ce", 4, 1, ("auto", "float16"))]
+    if device.type == "cpu":
+        # The small one as the pipeline's jobs run it. AutoAttack whole would take the other an hour.
+        return [
+            Case("small", 12, "autoattack", 100, 3, ("none", "auto")),
+            Case("resnet18", 2, "apgd-ce", 48, 2, ("auto",), threads=torch.get_num_threads()),
+        ]
+    views = ("none", "float32", "bfloat16", "float16")
+    return [
+        Case("resnet18", 6, "apgd-ce", TEST, 3, views),
+        Case("wrn34-10", 1, "apgd-ce", TEST, 1, views),
+        Case("resnet18", 6, "autoattack", 200, 1, ("float16",)),
+    ]
 
 
 def digits(side: int, channels: int) -> Pictures:
@@ -46,6 +78,7 @@ def trained(name: str, pictures: Pictures, device: torch.device, epochs: int) ->
     network = models.build(name, classes=CLASSES, channels=pictures.images.shape[1]).to(device)
     optimiser = torch.optim.SGD(network.parameters(), lr=0.05, momentum=0.9, weight_decay=2e-4)
     generator = torch.Generator(device).manual_seed(0)
+    steps = 5 if name == "small" or device.type == "cuda" else 2
     for _ in range(epochs):
         for index in torch.randperm(len(pictures), device=device).split(64):
             pixels, labels = to_pixels(pictures.images[index]), pictures.labels[index]
@@ -54,7 +87,7 @@ def trained(name: str, pictures: Pictures, device: torch.device, epochs: int) ->
                 return cross_entropy(logits, labels)
 
             found = maximise(
-                network, pixels, objective=objective, ball=Ball("linf", EPS), steps=5, step_size=0.05,
+                network, pixels, objective=objective, ball=Ball("linf", EPS), steps=steps, step_size=EPS / (steps - 1),
                 start="uniform", generator=generator,
             )  # fmt: skip
             optimiser.zero_grad()
@@ -63,55 +96,75 @@ def trained(name: str, pictures: Pictures, device: torch.device, epochs: int) ->
     return network.eval()
 
 
-def compare(device: torch.device, tiny: bool) -> list[Row]:
-    """Times and verdicts, a row per network and way."""
+def compare(device: torch.device, tiny: bool, time_left: Callable[[], float] = lambda: 1e9) -> list[Row]:
+    """Times and verdicts, a row per case and way; a case that fails or finds no time left costs no other."""
     rows: list[Row] = []
-    for name in ["small"] if tiny or device.type == "cpu" else ["small", "resnet18"]:
-        side, channels = (8, 1) if name == "small" else (32, 3)
+    networks: dict[tuple[str, int], nn.Module] = {}
+    for case in cases(device, tiny):
+        if time_left() < 60:
+            rows.append({"network": case.network, "attack": case.kind, "by": "skipped: no time left"})
+            continue
+        torch.set_num_threads(case.threads)
+        side, channels = (8, 1) if case.network == "small" else (32, 3)
         pictures = digits(side, channels).to(device)
-        network = trained(name, pictures[torch.arange(len(pictures) - TEST)], device, epochs=1 if tiny else 12)
-        count = 4 if tiny else 50 if device.type == "cpu" else TEST
-        rows += _beside(
-            name, network, pictures[torch.arange(len(pictures) - count, len(pictures))], rounds=1 if tiny else 3
-        )
+        key = case.network, case.epochs
+        try:
+            if key not in networks:
+                taught = pictures[torch.arange(len(pictures) - TEST)]
+                networks[key] = trained(case.network, taught, device, case.epochs)
+            shown = pictures[torch.arange(len(pictures) - case.pictures, len(pictures))]
+            rows += _beside(case, networks[key], shown)
+        except Exception as error:
+            said = f"FAILED: {type(error).__name__}: {str(error)[:300]}"
+            rows.append({"network": case.network, "attack": case.kind, "by": said})
+        print(f"{case.network} {case.kind}: done", flush=True)
     return rows
 
 
-def _beside(name: str, network: nn.Module, pictures: Pictures, rounds: int) -> list[Row]:
+def _beside(case: Case, network: nn.Module, pictures: Pictures) -> list[Row]:
     pixels, labels = to_pixels(pictures.images), pictures.labels
-    attack = Attack(kind="autoattack", eps=EPS, norm="linf", batch=len(pictures))
-    stands: dict[str, Any] = {}
+    attack = Attack(kind=case.kind, eps=EPS, norm="linf", batch=len(pictures))
+    stands: dict[str, Tensor] = {}
+    seen: dict[str, Any] = {}
 
-    view = Searched(network, torch.float32)
-    view.refresh(network)
-
-    def plain(by: str = "pyautoattack", asked: nn.Module = network) -> None:
-        examiner = AutoAttack(asked, norm="Linf", eps=EPS, seed=batch_seed(attack, 0), device=pixels.device)
-        found, _ = examiner.run_standard_evaluation(pixels, labels, batch_size=len(pictures))
+    def plain(by: str, seed: int) -> None:
+        examiner = AutoAttack(network, norm="Linf", eps=EPS, seed=seed, device=pixels.device)
+        examiner.attacks_to_run = list(names.attack_parts(case.kind))
+        with torch.backends.cudnn.flags(enabled=True, allow_tf32=True):  # torch's defaults
+            found, _ = examiner.run_standard_evaluation(pixels, labels, batch_size=len(pictures))
         with torch.no_grad():
             stands[by] = (network(found).argmax(1) == labels).cpu()
 
-    def ours() -> None:
-        stands["ours"] = examine(network, pictures, attack).columns["correct"]
+    def ours(view: str) -> None:
+        # As `dynat exam` sets it: float32 is what the verdict is made in.
+        with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+            seen[f"ours, view {view}"] = exam = examine(network, pictures, attack.model_copy(update={"view": view}))
+        stands[f"ours, view {view}"] = exam.columns["correct"]
 
-    def folded() -> None:
-        plain("pyautoattack, folded view", view)
-
-    ways = {"pyautoattack": plain, "ours": ours, "pyautoattack, folded view": folded}
-    seconds = alternating(ways, pixels.device, rounds=rounds)
+    work: dict[str, Callable[[], object]] = {"pyautoattack": lambda: plain("pyautoattack", batch_seed(attack, 0))}
+    work |= {f"ours, view {view}": lambda view=view: ours(view) for view in case.views}
+    for view in ("none", *case.views):  # libraries choose their kernels
+        examine(
+            network,
+            pictures,
+            Attack(
+                kind="pgd", eps=EPS, norm="linf", steps=5, step_size=0.03, start="none", batch=len(pictures), view=view
+            ),
+        )
+    seconds = alternating(work, pixels.device, rounds=case.rounds)
     faster = ratios(seconds, "pyautoattack")
-    return [
-        {
-            "network": name,
-            "by": by,
-            "s": statistics.median(values),
-            "times as fast": faster[by],
-            "stand": int(stands[by].sum()),
-            "same verdict": f"{int((stands[by] == stands['pyautoattack']).sum())} of {len(labels)}",
-            "n": rounds,
-        }
-        for by, values in seconds.items()
-    ]
+    plain("another seed", 1)
+    reference = stands["pyautoattack"]
+    rows: list[Row] = []
+    for by, verdicts in stands.items():
+        row: Row = {"network": case.network, "attack": case.kind, "by": by}
+        if by in seconds:
+            row |= {"s": statistics.median(seconds[by]), "times as fast": faster[by], "rounds": case.rounds}
+        row |= {"stand": int(verdicts.sum()), "same verdict": f"{int((verdicts == reference).sum())} of {len(labels)}"}
+        if by in seen:
+            row |= {"asked": seen[by].asked, "again": seen[by].attacked_again}
+        rows.append(row)
+    return rows
 
 
 def main() -> None:
@@ -120,7 +173,6 @@ def main() -> None:
     options.add_argument("--json", type=Path, default=Path("benchmarks/out/exam.json"))
     chosen = options.parse_args()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    torch.set_num_threads(1)  # as the pipeline's jobs on small networks run
     rows = compare(device, chosen.tiny)
     about = {**machine(device), "n": "each way once a round; median, and median of the ratio within a round"}
     write(chosen.json, {**about, "rows": rows})

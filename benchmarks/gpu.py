@@ -8,14 +8,12 @@ The parts, each guarded: one that fails or finds no time left says so and costs 
   ceiling    matrix products in bfloat16 and float32 on random data
   steps      the authors' restated step and ours, part by part, for each pair of networks; memory
   projected  minutes of DYNAT with ResNet-18 over 100 epochs of CIFAR-10, from the fastest step
-  exam       AutoAttack beside the plain one, where benchmarks/exam.py offers it
+  exam       AutoAttack through views in several precisions, beside the plain one; verdicts compared
 """
 
 from __future__ import annotations
 
 import argparse
-import importlib
-import importlib.util
 import time
 import traceback
 from collections.abc import Callable
@@ -25,6 +23,7 @@ from typing import Any
 
 import torch
 from common import Row, machine, matrix_rate, noise_data, table, write
+from exam import compare
 from step import VARIANTS, measure, our_trainer
 
 from dynat import data
@@ -168,12 +167,8 @@ def projected(session: Session) -> Row:
     }
 
 
-def exam(session: Session) -> Any:
-    """AutoAttack's part, if it is there: benchmarks/exam.py with `compare(device, tiny) -> list of rows`."""
-    if importlib.util.find_spec("exam") is None:
-        return "not there"
-    module = importlib.import_module("exam")
-    return module.compare(session.device, session.tiny)
+def exam(session: Session) -> list[Row]:
+    return compare(session.device, session.tiny, session.time_left)
 
 
 def main() -> None:

@@ -31,6 +31,7 @@ from common import CLASSES, Row, alternating, finish, machine, matrix_rate, nois
 from dynat import models
 from dynat.config import Run, Threat
 from dynat.config.parts import Inner
+from dynat.training.precision import arithmetic
 from dynat.training.trainer import Trainer
 
 VARIANTS = (
@@ -112,15 +113,8 @@ def usable(device: torch.device) -> list[str]:
     """The variants worth timing here."""
     if device.type == "cuda":
         return list(VARIANTS)
-    low = ["bfloat16"] if native_bfloat16() else []
+    low = ["bfloat16"] if arithmetic("auto", device) == torch.bfloat16 else []
     return ["authors", "label-once", "unfolded", "ours", *low]
-
-
-def native_bfloat16() -> bool:
-    """Whether this processor multiplies in bfloat16 itself, by the flags that Linux shows."""
-    info = Path("/proc/cpuinfo")
-    flags = info.read_text() if info.exists() else ""
-    return any(flag in flags for flag in ("amx_bf16", "avx512_bf16"))
 
 
 def measure(

@@ -19,7 +19,8 @@ from dynat.attacks.first_order import cw, fgsm, pgd
 from dynat.attacks.minimal import cw_l2, nearest_wrong
 from dynat.config import Attack, names
 from dynat.data import Pictures, to_pixels
-from dynat.losses import margin
+from dynat.inner import Ball, maximise
+from dynat.losses import cross_entropy, margin
 from tests import tiny
 
 EPS = tiny.THREAT.eps
@@ -58,8 +59,12 @@ def stands(exam: Examination) -> Tensor:
 
 
 def plain(network: nn.Module, pictures: Pictures) -> Tensor:
+    return plain_pixels(network, to_pixels(pictures.images))
+
+
+def plain_pixels(network: nn.Module, pixels: Tensor) -> Tensor:
     with torch.no_grad():
-        predictions: Tensor = network(to_pixels(pictures.images)).argmax(1)
+        predictions: Tensor = network(pixels).argmax(1)
     return predictions
 
 
@@ -275,11 +280,40 @@ def test_a_damaged_batch_is_examined_again(network: nn.Module, pictures: Picture
 def test_passes_equal_a_count_by_hand(network: nn.Module, pictures: Pictures) -> None:
     """Clean for every picture; for each right one and restart the steps and a look at the end; then the verdict."""
     n, right = len(pictures), int((plain(network, pictures) == pictures.labels).sum())
-    exam = examine(network, pictures, attack(steps=3))
+    exam = examine(network, pictures, attack(steps=3, view="none"))
     assert exam.forward_passes == n + right * (3 + 1) + right
     assert exam.backward_passes == right * 3
-    clean = examine(network, pictures, attack("clean"))
+    clean = examine(network, pictures, attack("clean", view="none"))
     assert (clean.forward_passes, clean.backward_passes) == (n + right, 0)
+    # With a view, the view is asked too whether what the network stands had fooled it.
+    exam = examine(network, pictures, attack(steps=3))
+    assert exam.forward_passes == n + right * (3 + 1) + right + int(stands(exam).sum())
+    assert exam.backward_passes == right * 3
+
+
+@pytest.mark.parametrize("restarts", [1, 3])
+def test_what_has_fallen_is_dropped_and_nothing_else_changes(
+    restarts: int, network: nn.Module, pictures: Pictures
+) -> None:
+    """Against the search that carries every picture along to the end."""
+    settings = attack(steps=13, restarts=restarts, view="none")
+    pixels, labels = to_pixels(pictures.images), pictures.labels
+    found = pgd(network, pixels, labels, settings, seed=3)
+    generator = torch.Generator().manual_seed(3)
+    slow, open_ = pixels.clone(), torch.ones(len(pixels), dtype=torch.bool)
+    for _ in range(restarts):
+        tried = maximise(
+            network, pixels, objective=lambda logits: cross_entropy(logits, labels), ball=Ball("linf", EPS),
+            steps=13, step_size=settings.step_size or 0.0, start="uniform", generator=generator,
+            stop=lambda logits: logits.argmax(1) != labels,
+        )  # fmt: skip
+        slow = torch.where(open_.view(-1, 1, 1, 1), tried, slow)
+        open_ &= plain_pixels(network, tried) == labels
+    torch.testing.assert_close(found, slow)
+    assert 0 < int(open_.sum()) < len(pixels)
+    exam = examine(network, pictures, settings)
+    right = int((plain(network, pictures) == labels).sum())
+    assert exam.backward_passes < 0.95 * restarts * 13 * right
 
 
 class Linear(nn.Module):

@@ -18,9 +18,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from dynat import methods, models
 from dynat.config import Run
+from dynat.models.compiled import Compiled
 from dynat.training import captured
 from dynat.training.captured import Captured
-from dynat.training.compiled import Compiled
 from dynat.training.networks import build_pair
 from dynat.training.precision import precise
 from dynat.training.step import joint_step

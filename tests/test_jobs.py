@@ -329,8 +329,9 @@ def test_the_account_says_what_was_asked_and_what_it_cost(done: Places) -> None:
     assert account["attack"] == exam_spec().attack.model_dump(mode="json")
     assert account["seeds"] == list(SEEDS) and account["refuted_claims"] == 0
     right = sum(int(row["clean"] == row["label"]) for row in rows_of(done))
-    assert account["forward_passes"] == 60 + right * 6
-    assert account["backward_passes"] == right * 4
+    assert set(account["asked"].values()) == {"float32 view"} and account["attacked_again"] == 0
+    assert account["backward_passes"] <= right * 4 and account["forward_passes"] <= 60 + right * 7
+    assert account["forward_passes"] >= 60 + 2 * right
     assert set(account["seconds"]) == set(account["digest"]) == {"0", "3"}
 
 

@@ -7,11 +7,18 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+import torch
 import yaml
 
+from dynat.jobs import gpus
+from dynat.jobs.terminal import choose_device
 from tests.test_pipeline import ROOT, Project
 
 PROFILES = ROOT / "workflow/profiles"
@@ -200,3 +207,58 @@ def test_in_an_image_the_jobs_use_the_images_environment(
     assert code == 0, said
     assert f"{tmp_path}/my.sif" in (tmp_path / "called").read_text()
     assert (tmp_path / "used").read_text().startswith(f"{project.folder}:")
+
+
+# --- several GPUs ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def four_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[int]]:
+    """A machine that seems to have four; each call is another job's, until that job's locks are given back."""
+    jobs: list[dict[int, Any]] = []
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda number: SimpleNamespace(uuid=f"card-{number}"))
+    monkeypatch.setattr(tempfile, "gettempdir", lambda: str(tmp_path))
+
+    def job(count: int = 1, *, again: bool = False, ended: int | None = None) -> list[int]:
+        if ended is not None:
+            for file in jobs[ended].values():
+                file.close()
+        if not again:
+            jobs.append({})
+        monkeypatch.setattr(gpus, "_held", jobs[-1])
+        return gpus.take(count)
+
+    return job
+
+
+def test_jobs_side_by_side_take_a_gpu_each(four_gpus: Callable[..., list[int]]) -> None:
+    assert four_gpus() == [0]
+    assert four_gpus(2) == [1, 2]
+    assert four_gpus(2, again=True) == [1, 2], "a job keeps what it has"
+    assert four_gpus() == [3]
+    assert four_gpus(ended=0) == [0], "what a job held is free when it has ended"
+
+
+def test_with_no_gpu_free_a_job_shares_one(four_gpus: Callable[..., list[int]]) -> None:
+    four_gpus(4)
+    shared = four_gpus(2)
+    assert len(set(shared)) == 2 and set(shared) <= set(range(4))
+
+
+def test_one_gpu_needs_no_lock(four_gpus: Callable[..., list[int]], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    assert [four_gpus(), four_gpus()] == [[0], [0]]
+
+
+def test_auto_is_a_free_gpu_and_a_named_one_is_that_one(
+    four_gpus: Callable[..., list[int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    current: list[torch.device] = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "set_device", current.append)
+    four_gpus(2)
+    monkeypatch.setattr(gpus, "_held", {})
+    chosen = [choose_device(name) for name in ("auto", "cuda", "cuda:1")]
+    assert [device.index for device in chosen] == [2, 2, 1]
+    assert current == chosen

@@ -14,11 +14,11 @@ from torch import Tensor, nn
 
 from dynat import methods
 from dynat.config import Run
+from dynat.models.view import View
 from dynat.training import Diverged, Trained, TrainingState, train, trainer
 from dynat.training.networks import Weights, build_pair, weights_of
 from dynat.training.precision import Precise, precise
 from dynat.training.schedule import learning_rate
-from dynat.training.searched import Searched
 from dynat.training.step import joint_step
 from dynat.training.trainer import Row, Trainer, epoch_batches
 from tests import tiny
@@ -511,7 +511,7 @@ def test_the_searched_view_is_the_network_in_evaluation_mode_now() -> None:
             for parameter in network.parameters():
                 parameter.mul_(scale)
         view = network.searched()
-        assert isinstance(view, Searched) and not any(module.training for module in view.modules())
+        assert isinstance(view, View) and not any(module.training for module in view.modules())
         assert all(module.training for module in network.modules()), "the network itself stays as it was"
         reference = network.eval()(pictures)
         network.train()

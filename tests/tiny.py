@@ -19,6 +19,7 @@ threat: {norm: linf, eps: 0.15}
 training:
   target: small
   guide: small
+  precision: float32
   epochs: 2
   batch: 64
   inner: {steps: 2, step_size: 0.08}
@@ -94,6 +95,7 @@ def run(**fields: object) -> Run:
         "inner": {"eps": 0.05, "step_size": 0.02, "steps": 2},
         "augmentation": {"padding": 1, "flip": True},
         "validation": {"steps": 2},
+        "precision": "float32",
     }
     return Run.model_validate({**base, **fields})
 

@@ -1,8 +1,9 @@
 """An examination: one attack on one network, picture by picture, every claim checked again.
 
-Only what is classified correctly is attacked. A claimed adversarial picture counts if the plain float32
-network errs on it, inside the ball and inside [0,1]; a claim that does not hold counts as not broken and is
-counted itself. Finished batches are kept, so a killed examination goes on where it was.
+Only what is classified correctly is attacked. The search may ask a cheaper view of the network (asked.py), but a
+claimed adversarial picture counts if the plain float32 network errs on it, inside the ball and inside [0,1]. What
+only the view takes for broken is attacked again on the network itself; a picture outside the rules counts as not
+broken and is counted itself. Finished batches are kept, so a killed examination goes on where it was.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dynat.attacks.asked import MOST, asked
 from dynat.config import Attack, names
 from dynat.data import Pictures, to_pixels
 from dynat.files import atomic_write
@@ -48,6 +50,10 @@ class Examination:
     forward_passes: int = 0
     backward_passes: int = 0
     refuted_claims: int = 0
+    attacked_again: int = 0
+    """Pictures that fooled the view and not the network, part by part."""
+    asked: str = "network"
+    """Whom the search asked."""
     flags: tuple[str, ...] = ()
 
 
@@ -62,11 +68,12 @@ def examine(
     """Attack `pictures` (those that the attack asks for) batch by batch, each batch with its own seed."""
     pictures = pictures if attack.pictures is None else pictures.first(attack.pictures)
     done: list[dict[str, Any]] = []
+    ask, said = asked(model, to_pixels(pictures.first(MOST).images), attack.view)
     for number, (images, labels) in enumerate(pictures.batches(attack.batch)):
         file = None if state is None else state / f"batch-{number:05d}.pt"
         batch = None if file is None else _finished(file, labels)
         if batch is None:
-            batch = _batch(model, to_pixels(images), labels, attack, batch_seed(attack, number))
+            batch = _batch(model, ask, to_pixels(images), labels, attack, batch_seed(attack, number))
             if number > 0:
                 batch["examples"] = {}
             if file is not None:
@@ -76,6 +83,7 @@ def examine(
     return Examination(
         columns={name: torch.cat([batch["columns"][name] for batch in done]) for name in done[0]["columns"]},
         examples=done[0]["examples"],
+        asked=said,
         flags=tuple(sorted({flag for batch in done for flag in batch["flags"]})),
         **{name: sum(batch[name] for batch in done) for name in COSTS},
     )
@@ -90,7 +98,7 @@ def _finished(file: Path, labels: Tensor) -> dict[str, Any] | None:
     return batch if torch.equal(batch["columns"]["label"], labels.cpu()) else None
 
 
-COSTS = ("seconds", "forward_passes", "backward_passes", "refuted_claims")
+COSTS = ("seconds", "forward_passes", "backward_passes", "refuted_claims", "attacked_again")
 
 
 def batch_seed(attack: Attack, number: int) -> int:
@@ -98,25 +106,35 @@ def batch_seed(attack: Attack, number: int) -> int:
     return int.from_bytes(hashlib.sha256(text).digest()[:4], "big") & 0x7FFFFFFF
 
 
-def _batch(model: nn.Module, pixels: Tensor, labels: Tensor, attack: Attack, seed: int) -> dict[str, Any]:
+def _batch(
+    model: nn.Module, ask: nn.Module, pixels: Tensor, labels: Tensor, attack: Attack, seed: int
+) -> dict[str, Any]:
     began = time.perf_counter()
-    found, refuted = pixels.clone(), 0
-    with evaluating(model), frozen(model), _counted(model) as passes, _warnings() as flags:
+    found, refuted, again = pixels.clone(), 0, 0
+    with evaluating(model), frozen(model), _counted(model, ask) as passes, _warnings() as flags:
         with torch.no_grad():
             logits = model(pixels)
         clean = logits.argmax(1)
         fell_to = torch.where(clean == labels, STANDS, WRONG_BEFORE)
         for number, part in enumerate(names.attack_parts(attack.kind)):
-            here = (fell_to == STANDS).nonzero()[:, 0]
-            if not len(here):
-                break
             run = names.locate(names.ATTACKS[part].where)
-            claimed = run(model, pixels[here], labels[here], attack, seed)
-            sound, said = verify(model, pixels[here], claimed, attack)
-            refuted += int((~sound).sum())
-            # What stands is kept as the last part left it.
-            found[here[sound]], logits[here[sound]] = claimed[sound], said[sound]
-            fell_to[here[sound & (said.argmax(1) != labels[here])]] = number
+            here = (fell_to == STANDS).nonzero()[:, 0]
+            for whom in dict.fromkeys((ask, model)):
+                if not len(here):
+                    break
+                claimed = run(whom, pixels[here], labels[here], attack, seed)
+                sound, said = verify(model, pixels[here], claimed, attack)
+                refuted += int((~sound).sum())
+                # What stands is kept as the last part left it.
+                found[here[sound]], logits[here[sound]] = claimed[sound], said[sound]
+                fell = sound & (said.argmax(1) != labels[here])
+                fell_to[here[fell]] = number
+                if whom is model:
+                    break
+                stood = sound & ~fell
+                here, claimed = here[stood], claimed[stood]
+                here = here[_wrong(ask, claimed, labels[here])]
+                again += len(here)
     correct = fell_to == STANDS
     columns = {
         "label": labels,
@@ -140,6 +158,7 @@ def _batch(model: nn.Module, pixels: Tensor, labels: Tensor, attack: Attack, see
         "examples": {name: value.detach().cpu().contiguous() for name, value in shown.items()},
         "seconds": time.perf_counter() - began,
         "refuted_claims": refuted,
+        "attacked_again": again,
         "flags": sorted(flags),
         **passes,
     }
@@ -150,6 +169,12 @@ def _worth_showing(right: Tensor, correct: Tensor) -> Tensor:
     broken, stood = (right & ~correct).nonzero()[:, 0], correct.nonzero()[:, 0]
     kept = broken[: max(SHOWN // 2, SHOWN - len(stood))]
     return torch.cat([kept, stood[: SHOWN - len(kept)]]).sort().values
+
+
+@torch.no_grad()
+def _wrong(model: nn.Module, pixels: Tensor, labels: Tensor) -> Tensor:
+    wrong: Tensor = model(pixels).argmax(1) != labels
+    return wrong
 
 
 @torch.no_grad()
@@ -165,8 +190,8 @@ def verify(model: nn.Module, pixels: Tensor, claimed: Tensor, attack: Attack) ->
 
 
 @contextlib.contextmanager
-def _counted(model: nn.Module) -> Iterator[dict[str, int]]:
-    """Pictures sent forward and backward through the model meanwhile."""
+def _counted(*models: nn.Module) -> Iterator[dict[str, int]]:
+    """Pictures sent forward and backward through the network or its view meanwhile."""
     passes = {"forward_passes": 0, "backward_passes": 0}
 
     def backward(gradient: Tensor) -> None:
@@ -177,11 +202,12 @@ def _counted(model: nn.Module) -> Iterator[dict[str, int]]:
         if output.requires_grad:
             output.register_hook(backward)  # type: ignore[no-untyped-call]
 
-    handle = model.register_forward_hook(forward)
+    handles = [model.register_forward_hook(forward) for model in dict.fromkeys(models)]
     try:
         yield passes
     finally:
-        handle.remove()
+        for handle in handles:
+            handle.remove()
 
 
 @contextlib.contextmanager

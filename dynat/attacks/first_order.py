@@ -12,10 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from dynat.config import Attack
-from dynat.inner import Ball, maximise
+from dynat.inner import Ball, climb, starting_point
 from dynat.losses import cross_entropy, margin
 
 Loss = Callable[[Tensor, Tensor], Tensor]
+
+LOOK = 5
+"""Steps between two looks at who has fallen: each look waits for the device."""
 
 
 def clean(model: nn.Module, pictures: Tensor, labels: Tensor, attack: Attack, seed: int) -> Tensor:  # noqa: ARG001
@@ -42,24 +45,52 @@ def _ascend(
     assert attack.norm and attack.eps is not None and attack.step_size is not None and attack.start and steps > 0, (
         "the config resolves them"
     )
-    generator = torch.Generator(pictures.device).manual_seed(seed)
+    ball, generator = Ball(attack.norm, attack.eps), torch.Generator(pictures.device).manual_seed(seed)
     found = pictures.clone()
-    open_ = torch.ones(len(pictures), dtype=torch.bool, device=pictures.device)
+    open_ = torch.arange(len(pictures), device=pictures.device)
     for _ in range(attack.restarts):
-        tried = maximise(
-            model,
-            pictures,
-            objective=lambda logits: loss(logits, labels),
-            ball=Ball(attack.norm, attack.eps),
-            steps=steps,
-            step_size=attack.step_size,
-            start=attack.start,
-            generator=generator,
-            stop=lambda logits: logits.argmax(1) != labels,
-        )
-        found = torch.where(open_.view(-1, 1, 1, 1), tried, found)
+        # Drawn for all, so that where one begins does not hang on who has fallen.
+        point = starting_point(pictures, ball, attack.start, generator)
+        _climb(model, pictures, point, labels, open_, ball, attack.step_size, loss=loss, steps=steps)
+        found[open_] = point[open_]
         with torch.no_grad():
-            open_ = open_ & (model(tried).argmax(1) == labels)
-        if not open_.any():
+            open_ = open_[model(point[open_]).argmax(1) == labels[open_]]
+        if not len(open_):
             break
     return found
+
+
+def _climb(
+    model: nn.Module,
+    pictures: Tensor,
+    point: Tensor,
+    labels: Tensor,
+    open_: Tensor,
+    ball: Ball,
+    step_size: float,
+    *,
+    loss: Loss,
+    steps: int,
+) -> None:
+    """Move `point`, where it is still open, and drop from the work every few steps what has fallen."""
+    for done in range(0, steps, LOOK):
+        fell = torch.zeros_like(open_, dtype=torch.bool)
+        wanted = labels[open_]
+
+        def stop(logits: Tensor, fell: Tensor = fell, wanted: Tensor = wanted) -> Tensor:
+            fell |= logits.argmax(1) != wanted
+            return fell
+
+        point[open_] = climb(
+            model,
+            pictures[open_],
+            point[open_],
+            objective=lambda logits, wanted=wanted: loss(logits, wanted),  # type: ignore[misc]
+            ball=ball,
+            steps=min(LOOK, steps - done),
+            step_size=step_size,
+            stop=stop,
+        )
+        open_ = open_[~fell]
+        if not len(open_):
+            return

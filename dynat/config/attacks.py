@@ -32,6 +32,9 @@ class Attack(Strict):
     """Only the first so many test pictures; all where not given. Said in the table."""
     weights: Literal["best", "last"] = "best"
     """The checkpoint to examine: chosen on the validation split, or that of the last epoch."""
+    view: Literal["auto", "none", "float32", "float16", "bfloat16"] = "auto"
+    """What the search asks: a view of the network in this precision, auto float16 on a GPU and float32 elsewhere, or,
+    none, the network itself, which has the last word in any case."""
     batch: Count = 250
     seed: Annotated[Whole, Field(ge=0)] = 0
 

@@ -46,6 +46,7 @@ class Examiner:
     @classmethod
     def of(cls, preset: str, dataset: str, places: Places, device: str) -> Examiner:
         torch.backends.cudnn.allow_tf32 = False  # float32 is what is claimed, so float32 is what is computed
+        torch.backends.cudnn.benchmark = False  # an attack's batches shrink, and each size would be tried out anew
         chosen = choose_device(device)
         all_ = data.load(places.pictures(dataset))
         code = provenance.code_digest(provenance.exam_sources())
@@ -174,6 +175,8 @@ def _account(
         "forward_passes": sum(exam.forward_passes for exam in seeds.values()),
         "backward_passes": sum(exam.backward_passes for exam in seeds.values()),
         "refuted_claims": sum(exam.refuted_claims for exam in seeds.values()),
+        "attacked_again": sum(exam.attacked_again for exam in seeds.values()),
+        "asked": {str(seed): exam.asked for seed, exam in seeds.items()},
         "flags": sorted({flag for exam in seeds.values() for flag in exam.flags}),
         "device": machine(device),
         "digest": {str(seed): value for seed, value in digests.items()},

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 import torch
 import torch.distributed as dist
 
+from dynat.jobs import gpus
 from dynat.training.world import World
 
 
@@ -27,6 +28,8 @@ def launch(count: int, arguments: Sequence[str]) -> None:
     from torch.distributed.run import main as torchrun
 
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # else torchrun sets it with a warning; each process sets its own
+    if "CUDA_VISIBLE_DEVICES" not in os.environ and torch.cuda.device_count() > count:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, gpus.take(count)))  # for the processes to come
     try:
         torchrun(["--standalone", f"--nproc-per-node={count}", "--module", "dynat", *arguments])
     except ChildFailedError as error:

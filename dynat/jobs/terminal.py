@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
 from typing import Any
 
 import torch
 from tqdm import tqdm
+
+from dynat.jobs import gpus
 
 
 def track(steps: Iterator[Any], total: int, title: str) -> Iterator[Any]:
@@ -18,7 +21,7 @@ def track(steps: Iterator[Any], total: int, title: str) -> Iterator[Any]:
 
 
 def choose_device(name: str) -> torch.device:
-    """`auto` is the GPU where there is one; a device that is not there is an error, not a surprise."""
+    """`auto` is a GPU that is free, where there is one; a device that is not there is an error, not a surprise."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
@@ -32,7 +35,9 @@ def choose_device(name: str) -> torch.device:
     if device.type == "cuda" and (device.index or 0) >= (count := torch.cuda.device_count()):
         raise ValueError(f"device '{name}' was asked for, but torch sees {count}: cuda:0 to cuda:{count - 1}")
     if device.type == "cuda":
-        torch.backends.cudnn.benchmark = True
+        if ":" not in name and "LOCAL_RANK" not in os.environ:
+            device = torch.device("cuda", gpus.take()[0])
+        torch.cuda.set_device(device)  # streams and graphs are made on the current one
     return device
 
 

@@ -22,6 +22,7 @@ from dynat.jobs.ranks import joined, world
 from dynat.jobs.terminal import choose_device, track
 from dynat.places import Places
 from dynat.training import Trained, TrainingState, train
+from dynat.training.precision import arithmetic
 from dynat.training.world import World
 
 
@@ -34,6 +35,7 @@ def run_training(
     say: Callable[[str], None] = print,
 ) -> Path:
     """Train what `spec` says and publish it; a training that was interrupted goes on."""
+    torch.backends.cudnn.benchmark = True  # a training's batches are of one shape
     with joined(world(), choose_device(device)) as chosen:
         return _train(spec, seed, places, chosen, world(), say)
 
@@ -117,6 +119,7 @@ def _config(
             "python": platform.python_version(),
         },
         "machine": machine(device),
+        "arithmetic": str(arithmetic(spec.run.precision, device)).removeprefix("torch."),
     }
 
 

@@ -1,7 +1,7 @@
 """Joint training of target and guide.
 
-step is the algorithm, trainer the loop around it; networks, precision and searched are what it trains and asks;
-compiled and captured make it faster without changing it; world shares it among GPUs; schedule, awp, validate and
+step is the algorithm, trainer the loop around it; networks and precision are what it trains and asks;
+captured makes it faster without changing it; world shares it among GPUs; schedule, awp, validate and
 state are what they say.
 """
 

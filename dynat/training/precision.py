@@ -11,8 +11,8 @@ from contextlib import nullcontext
 import torch
 from torch import Tensor, nn
 
-from dynat.training.compiled import Compiled
-from dynat.training.searched import Searched
+from dynat.models.compiled import Compiled
+from dynat.models.view import View
 
 
 class Precise(nn.Module):
@@ -24,7 +24,7 @@ class Precise(nn.Module):
         self.dtype = dtype
         # In lists, so that they are no submodules: they have no weights of their own to save.
         self._compiled: list[Compiled] = [Compiled(self.net)] if compiled else []
-        self._searched: list[Searched] = []
+        self._searched: list[View] = []
 
     def forward(self, pictures: Tensor) -> Tensor:
         pictures = pictures.contiguous(memory_format=torch.channels_last)
@@ -38,15 +38,23 @@ class Precise(nn.Module):
     def searched(self) -> nn.Module:
         """The network as the inner search sees it now."""
         if not self._searched:
-            self._searched.append(Searched(self.net, self.dtype, compiled=bool(self._compiled)))
-        self._searched[0].refresh(self.net)
-        return self._searched[0]
+            self._searched.append(View(self.net, self.dtype, compiled=bool(self._compiled)))
+        return self._searched[0].refresh(self.net)
 
 
 def precise(net: nn.Module, precision: str, device: torch.device, *, compiled: bool = False) -> Precise:
-    """`auto` is bfloat16 on a GPU that has it, float32 elsewhere."""
-    low = precision == "bfloat16" or (precision == "auto" and device.type == "cuda" and torch.cuda.is_bf16_supported())
-    return Precise(net, torch.bfloat16 if low else torch.float32, compiled=compiled)
+    return Precise(net, arithmetic(precision, device), compiled=compiled)
+
+
+def arithmetic(precision: str, device: torch.device) -> torch.dtype:
+    """What networks compute in: `auto` is bfloat16 where the processor multiplies in it, float32 elsewhere."""
+    if precision != "auto":
+        return torch.bfloat16 if precision == "bfloat16" else torch.float32
+    if device.type == "cuda":
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        native = torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
+    return torch.bfloat16 if native else torch.float32
 
 
 def searched(network: nn.Module) -> nn.Module:

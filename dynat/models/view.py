@@ -1,23 +1,24 @@
-"""The target as the inner search sees it: the same function in evaluation mode, in fewer operations.
+"""A network that stands still, as a search asks it: the same function in evaluation mode, in fewer operations.
 
-Its weights do not change while a step searches, so once per step they are copied, BatchNorm is folded into the
-convolution before it (w' = w s, b' = b - m s, with s = gamma / sqrt(variance + eps)), and all is stored in the
-precision that the network computes in. The search then runs neither BatchNorm nor casts. In float32 the
-logits differ from the network's by rounding alone.
+Weights are copied once, BatchNorm is folded into the convolution before it (w' = w s, b' = b - m s, with
+s = gamma / sqrt(variance + eps)), convolutions lie channels-last and compute in a precision of choice. A search
+then runs neither BatchNorm nor casts of weights. In float32 the logits differ from the network's by rounding alone.
 """
 
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
-from dynat.training.compiled import Compiled
+from dynat.models.compiled import Compiled
 
 
-class Searched(nn.Module):
-    """A frozen, folded copy of `net`; `refresh` brings it to the network's weights of now."""
+class View(nn.Module):
+    """A frozen, folded copy of `net`, its convolutions and products in `dtype`; `refresh` brings it to the weights
+    of now."""
 
     def __init__(self, net: nn.Module, dtype: torch.dtype, *, compiled: bool = False) -> None:
         super().__init__()
@@ -26,12 +27,14 @@ class Searched(nn.Module):
         for module in self.net.modules():
             if isinstance(module, nn.Conv2d | nn.Linear):
                 module.to(dtype)
+                # What stands before the first of them, a standardisation of pixels for one, stays float32.
+                module.register_forward_pre_hook(_to_its_weights)
         self.net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.eval()
         self._compiled: list[Compiled] = [Compiled(self.net)] if compiled else []
 
     @torch.no_grad()
-    def refresh(self, net: nn.Module) -> None:
+    def refresh(self, net: nn.Module) -> View:
         """Copy what has the same name, then fold: a list per operation, so that depth costs few launches."""
         current = {**dict(net.named_parameters()), **dict(net.named_buffers())}
         kept = {**dict(self.net.named_parameters()), **dict(self.net.named_buffers())}
@@ -39,7 +42,7 @@ class Searched(nn.Module):
         shifts = [kept.pop(f"{name}.bias") for name in self.norms]
         torch._foreach_copy_(list(kept.values()), [current[name] for name in kept])
         if not self.norms:
-            return
+            return self
         gamma, beta, mean, variance = (
             [current[f"{norm}.{part}"] for norm, _ in self.norms.values()]
             for part in ("weight", "bias", "running_mean", "running_var")
@@ -49,12 +52,60 @@ class Searched(nn.Module):
         weights = [current[f"{name}.weight"] for name in self.norms]
         torch._foreach_copy_(convolutions, torch._foreach_mul(weights, [s.view(-1, 1, 1, 1) for s in scale]))
         torch._foreach_copy_(shifts, torch._foreach_sub(beta, torch._foreach_mul(mean, scale)))
+        return self
 
     def forward(self, pictures: Tensor) -> Tensor:
-        pictures = pictures.to(self.dtype).contiguous(memory_format=torch.channels_last)
+        pictures = pictures.contiguous(memory_format=torch.channels_last)
         run = self._compiled[0] if self._compiled else self.net
-        logits: Tensor = run(pictures)
+        if self.dtype != torch.float16:
+            logits: Tensor = run(pictures)
+            return logits.float()
+        scale: list[Tensor] = []
+        half = run(_Restored.apply(pictures, scale))  # type: ignore[no-untyped-call]
+        return _Scaled.apply(half, scale)  # type: ignore[no-any-return, no-untyped-call]
+
+    def train(self, mode: bool = True) -> View:  # noqa: ARG002
+        """It has no other mode than evaluation, whatever an attack asks for."""
+        return super().train(False)
+
+
+def _to_its_weights(module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+    return (inputs[0].to(module.weight.dtype), *inputs[1:])
+
+
+class _Scaled(torch.autograd.Function):
+    """float16 logits to float32; backward, each picture's gradient is brought near 1 by a power of two.
+
+    float16 knows nothing below 6e-8, and the gradient of a cross-entropy on a picture that a network is sure of is
+    smaller than that. A picture's gradient passes through the network linearly, so `_Restored` can undo it exactly.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, scale: list[Tensor]) -> Tensor:
+        ctx.scale, ctx.dtype = scale, logits.dtype
         return logits.float()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        gradient = gradients[0]
+        largest = gradient.abs().amax(1, keepdim=True)
+        exponent = torch.frexp(largest).exponent.clamp(-100, 100)
+        power = torch.where(largest > 0, torch.ldexp(torch.ones_like(largest), -exponent), 1.0)
+        ctx.scale[:] = [power.view(-1, 1, 1, 1)]
+        return (gradient * power).to(ctx.dtype), None
+
+
+class _Restored(torch.autograd.Function):
+    """The pictures as they are; backward, what `_Scaled` did to their gradients is undone."""
+
+    @staticmethod
+    def forward(ctx: Any, pictures: Tensor, scale: list[Tensor]) -> Tensor:
+        ctx.scale = scale
+        return pictures.view_as(pictures)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        return gradients[0] / ctx.scale[0], None
 
 
 class _Tracer(fx.Tracer):
