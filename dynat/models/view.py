@@ -25,7 +25,7 @@ class View(nn.Module):
         self.dtype = dtype
         self.net, self.norms = folded(copy.deepcopy(net).eval().requires_grad_(False))
         for module in self.net.modules():
-            if isinstance(module, nn.Conv2d | nn.Linear):
+            if isinstance(module, nn.Conv2d | nn.Linear) and dtype != torch.float32:
                 module.to(dtype)
                 # What stands before the first of them, a standardisation of pixels for one, stays float32.
                 module.register_forward_pre_hook(_to_its_weights)
