@@ -167,4 +167,4 @@ def test_merge_lets_the_upper_layer_win(base: dict[str, Any], over: dict[str, An
 def test_radii_read_and_print_as_the_literature_writes_them(levels: int) -> None:
     assert _number(f"{levels}/255") == levels / 255
     assert pixel_fraction(levels / 255) == f"{levels}/255"
-    assert pixel_fraction(0.031) == "0.031"
+    assert pixel_fraction(0.031) == "0.031" and pixel_fraction(1.0) == "1"

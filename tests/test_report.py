@@ -250,6 +250,28 @@ def test_a_single_run_under_clean_alone(tmp_path: Path) -> None:
     assert "Worst case" not in text
 
 
+def test_many_runs_are_numbered_and_a_collapsed_one_is_named_outside(tmp_path: Path) -> None:
+    """Thirty names on one another say nothing, nor do axes that reach to a run that learned nothing."""
+    many = {f"run{i:02d}": {"method": "at"} for i in range(figures.MANY_POINTS + 3)}
+    plan = experiment(tmp_path, runs=many, attacks={"clean": {}, "pgd-20": {}}, headline="pgd-20")
+
+    def cell(accuracy: float) -> dict[str, Any]:
+        return {"accuracy": accuracy, "low": accuracy - 0.03, "high": accuracy + 0.03, "n": 100}
+
+    metrics = {
+        run: {"attacks": {"clean": cell(0.9 + i / 1000), "pgd-20": cell(0.5 + i / 1000)}} for i, run in enumerate(many)
+    }
+    metrics["run00"]["attacks"] = {"clean": cell(0.3), "pgd-20": cell(0.1)}
+    drawn = figures.tradeoff(plan, metrics)
+    (panel,) = drawn.figure.axes
+    shown = [text.get_text() for text in panel.texts]
+    count = len(many) - 1
+    assert shown.count("run14") == 1 and shown.index("run14") == 1, "the most robust heads the list"
+    assert sorted(shown) == sorted([*2 * [str(i + 1) for i in range(count)], *list(many)[1:]])
+    assert panel.get_xlim()[0] > 0.8
+    assert "Outside the axes: run00 (clean 30" in drawn.caption
+
+
 def test_a_run_keeps_its_colour_and_no_two_share_one(plan: Experiment) -> None:
     chosen = colours(plan.runs)
     assert len(set(chosen.values())) == len(plan.runs)

@@ -62,4 +62,4 @@ Whole = Annotated[int, BeforeValidator(_whole)]
 def pixel_fraction(value: float) -> str:
     """How people read a radius: 8/255 where it is a whole number of grey levels, else the decimal."""
     levels = value * 255
-    return f"{round(levels)}/255" if abs(levels - round(levels)) < 1e-6 else f"{value:g}"
+    return f"{round(levels)}/255" if value < 1 and abs(levels - round(levels)) < 1e-6 else f"{value:g}"

@@ -192,6 +192,15 @@ def point_labels(axes: Axes, points: Sequence[tuple[float, float, str, str]]) ->
         taken.append(best[2])
 
 
+def side_list(axes: Axes, entries: Sequence[tuple[str, str, str]]) -> None:
+    """Right of the axes, from the top: what each number (number, name, colour) stands for."""
+    wide, high = axes.get_position().size * axes.figure.get_size_inches()  # type: ignore[union-attr]
+    for line, (number, name, colour) in enumerate(entries):
+        place: dict[str, Any] = {"transform": axes.transAxes, "size": 9, "color": colour, "va": "top", "clip_on": False}
+        axes.text(1 + 0.32 / wide, 1 - line * 0.19 / high, number, ha="right", weight="bold", **place)
+        axes.text(1 + 0.40 / wide, 1 - line * 0.19 / high, name, **place)
+
+
 def _around(radius: float) -> list[tuple[float, float, str]]:
     up = radius * 0.9
     return [

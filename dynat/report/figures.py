@@ -5,6 +5,7 @@ A figure that has nothing to show is a placeholder that says so: the DAG's outpu
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,9 @@ NAMES = ("epochs", "tradeoff", "labels", "pairs", "strength", "transfer", "galle
 
 MANY_CLASSES = 20
 """Beyond these, classes are drawn as a distribution rather than one by one."""
+
+MANY_POINTS = 12
+"""Of more runs than these, points carry numbers and the names stand in a list."""
 
 FEW = 3
 """So many guided runs are told apart at full strength; of more, only two are."""
@@ -142,9 +146,13 @@ def tradeoff(experiment: Experiment, metrics: Mapping[str, Mapping[str, Any]]) -
         return Drawn(drawing.placeholder("Clean against robust accuracy", reason), f"Not drawn: {reason}.")
     cells = {run: (m["attacks"]["clean"], m["attacks"][attack]) for run, m in metrics.items()}
     defended = [run for run in cells if experiment.runs[run].method != "natural"]
-    shown = defended if len(defended) > 1 else list(cells)
+    places = {run: (c["accuracy"], r["accuracy"]) for run, (c, r) in cells.items()}
+    shown = _crowd({run: places[run] for run in (defended if len(defended) > 1 else cells)})
+    shown.sort(key=lambda run: places[run][::-1], reverse=True)
+    numbered = len(shown) > MANY_POINTS
+    height = max(4.6, 1.6 + 0.2 * len(shown)) if numbered else 4.6
     figure, (panel,) = drawing.canvas(
-        4.6,
+        height,
         f"What robustness costs: clean accuracy against accuracy under {under}",
         f"{words.dataset_title(experiment.dataset.name)}, {words.ball(experiment.threat)}; "
         f"n = {words.span([robust['n'] for _, robust in cells.values()])} pictures under {under}; "
@@ -153,9 +161,9 @@ def tradeoff(experiment: Experiment, metrics: Mapping[str, Mapping[str, Any]]) -
     colour = drawing.colours(experiment.runs)
     for run in shown:
         clean, robust = cells[run]
-        at = clean["accuracy"], robust["accuracy"]
-        panel.errorbar(*at, xerr=_bar(clean), yerr=_bar(robust), ecolor=colour[run], elinewidth=1.1, alpha=0.45)
-        panel.plot(*at, "o", ms=9, color=colour[run], mec="white", mew=1.2, zorder=4)
+        bars: dict[str, Any] = {"xerr": _bar(clean), "yerr": _bar(robust), "ecolor": colour[run], "elinewidth": 1.1}
+        panel.errorbar(*places[run], **bars, alpha=0.15 if numbered else 0.45)
+        panel.plot(*places[run], "o", ms=6 if numbered else 9, color=colour[run], mec="white", mew=1.0, zorder=4)
     panel.set(xlabel="Clean accuracy", ylabel=f"Accuracy under {under}")
     panel.margins(0.09)
     drawing.percent_axis(panel.xaxis)
@@ -167,15 +175,32 @@ def tradeoff(experiment: Experiment, metrics: Mapping[str, Mapping[str, Any]]) -
     ]
     outside = f" Outside the axes: {words.listing(absent)}." if absent else ""
     if absent:
-        panel.text(0, -0.17, outside.strip(), transform=panel.transAxes, size=8.5, color=FAINT, va="top")
-        figure.subplots_adjust(bottom=0.85 / 4.6)
-    points = [(c["accuracy"], r["accuracy"], run, colour[run]) for run in shown for c, r in [cells[run]]]
-    drawing.point_labels(panel, points)
+        lines = textwrap.wrap(outside.strip(), 130)
+        below = 0.72 + 0.15 * len(lines)
+        figure.subplots_adjust(bottom=below / height)
+        figure.text(0.082, (below - 0.57) / height, "\n".join(lines), size=8.5, color=FAINT, va="top")
+    titles = {run: str(place) for place, run in enumerate(shown, 1)} if numbered else {run: run for run in shown}
+    if numbered:
+        figure.subplots_adjust(right=1 - drawing.room(f"{titles[run]}  {run}" for run in shown))
+        drawing.side_list(panel, [(titles[run], run, colour[run]) for run in shown])
+    drawing.point_labels(panel, [(*places[run], titles[run], colour[run]) for run in shown])
+    counted = " Numbers count from the most robust run down." if numbered else ""
     return Drawn(
         figure,
         f"A point per run: accuracy on clean test pictures against accuracy under {under}; bars are 95 % Wilson "
-        f"intervals.{outside}",
+        f"intervals.{counted}{outside}",
     )
+
+
+def _crowd(places: Mapping[str, tuple[float, float]]) -> list[str]:
+    """The runs that the axes are made for: one that collapsed would squeeze many others into a corner."""
+    if len(places) < MANY_POINTS:
+        return list(places)
+    values = np.array(list(places.values()))
+    low, high = np.quantile(values, [0.25, 0.75], axis=0)
+    reach = 3 * np.maximum(high - low, 0.02)
+    inside = ((values >= low - reach) & (values <= high + reach)).all(axis=1)
+    return [run for run, near in zip(places, inside, strict=True) if near]
 
 
 def classes(experiment: Experiment, metrics: Mapping[str, Mapping[str, Any]]) -> Drawn:
