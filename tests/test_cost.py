@@ -178,7 +178,7 @@ def trained_a_little(net: nn.Module) -> nn.Module:
     return net.eval()
 
 
-@pytest.mark.parametrize("name", ["small", "resnet18", "resnet18-heavy", "wrn10-2"])
+@pytest.mark.parametrize("name", ["small", "resnet18", "resnet18-heavy", "preact-resnet18", "wrn10-2"])
 def test_the_searched_view_differs_by_rounding_alone(name: str) -> None:
     torch.manual_seed(0)
     network = precise(trained_a_little(models.build(name, classes=10, channels=3)), "float32", CPU)
@@ -257,7 +257,7 @@ def test_what_cannot_be_folded_stays_as_it_is(kind: Callable[[], nn.Module]) -> 
 # --- compilation and recording --------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["small", "resnet18", "wrn10-2"])
+@pytest.mark.parametrize("name", ["small", "resnet18", "preact-resnet18", "wrn10-2"])
 def test_networks_compile_in_one_piece(name: str) -> None:
     """Without the code generator: that the graph has no breaks is a matter of the network's Python."""
     torch._dynamo.reset()

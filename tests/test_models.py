@@ -19,6 +19,8 @@ WEIGHTS = [  # name, classes, channels, trainable numbers
     ("resnet18-heavy", 10, 3, 11_173_962),
     ("resnet18", 100, 3, 11_220_132),
     ("resnet18", 10, 1, 11_172_810),
+    ("preact-resnet18", 10, 3, 11_172_170),
+    ("preact-resnet18-bare", 10, 3, 11_171_146),
     ("wrn34-10", 10, 3, 46_160_474),
     ("small", 10, 1, 9_978),
 ]
@@ -30,11 +32,13 @@ SHAPES = [  # name, module, its output on a 32x32 picture
     ("resnet18", "layer4", (512, 4, 4)),
     ("resnet18-heavy", "layer2", (128, 32, 32)),
     ("resnet18-heavy", "layer4", (512, 8, 8)),
+    ("preact-resnet18", "layer2", (128, 16, 16)),
+    ("preact-resnet18-bare", "layer4", (512, 4, 4)),
     ("wrn16-2", "block1", (32, 32, 32)),
     ("wrn16-2", "block2", (64, 16, 16)),
     ("wrn16-2", "block3", (128, 8, 8)),
 ]
-CHEAP = ("small", "resnet18", "resnet18-heavy", "wrn10-1", "wrn16-2")
+CHEAP = ("small", "resnet18", "resnet18-heavy", "preact-resnet18", "preact-resnet18-bare", "wrn10-1", "wrn16-2")
 
 
 def on_meta(name: str, classes: int = 10, channels: int = 3) -> nn.Module:
@@ -84,6 +88,8 @@ def test_shapes_inside(name: str, module: str, shape: tuple[int, ...]) -> None:
     [
         ("resnet18", {"conv1.weight", "bn1.weight", "layer1.0.bn2.bias", "layer2.0.shortcut.1.running_var"}),
         ("resnet18", {"layer4.0.shortcut.0.weight", "layer4.1.conv2.weight", "linear.bias"}),
+        ("preact-resnet18", {"conv1.weight", "layer1.0.bn1.weight", "layer2.0.shortcut.0.weight", "bn.weight"}),
+        ("preact-resnet18-bare", {"layer4.1.bn2.running_mean", "linear.weight"}),
         ("wrn34-10", {"conv1.weight", "block1.layer.0.convShortcut.weight", "block3.layer.4.conv2.weight"}),
         ("wrn34-10", {"block2.layer.0.bn1.weight", "bn1.running_mean", "fc.weight"}),
     ],
@@ -108,17 +114,35 @@ def test_any_picture_size(name: str, size: tuple[int, int]) -> None:
     assert network(torch.empty(2, 3, *size, device="meta")).shape == (2, 7)
 
 
-def test_a_wide_block_is_the_formula() -> None:
+@pytest.mark.parametrize(
+    ("name", "places", "shortcut"),
+    [
+        ("wrn16-2", {"block2.layer.0": 32, "block2.layer.1": 64}, "convShortcut"),
+        ("preact-resnet18", {"layer2.0": 64, "layer2.1": 128}, "shortcut"),
+    ],
+)
+def test_a_block_that_activates_first_is_the_formula(name: str, places: dict[str, int], shortcut: str) -> None:
     """x (or its projection) + conv(relu(BN(conv(a)))), a = relu(BN(x)), with both kinds of block."""
     torch.manual_seed(0)
-    network = build("wrn16-2", classes=10, channels=3).eval()
-    for place, inputs in (("block2.layer.0", 32), ("block2.layer.1", 64)):
+    network = build(name, classes=10, channels=3).eval()
+    for place, inputs in places.items():
         block: Any = network.get_submodule(place)
         x = torch.randn(2, inputs, 8, 8)
         a = block.bn1(x).relu()
-        kept = x if block.convShortcut is None else block.convShortcut(a)
+        projection = getattr(block, shortcut)
+        kept = x if projection is None else projection(a)
         expected = kept + block.conv2(block.bn2(block.conv1(a)).relu())
         torch.testing.assert_close(block(x), expected)
+
+
+def test_the_end_of_a_preactivation_network() -> None:
+    torch.manual_seed(0)
+    x = torch.randn(2, 3, 16, 16)
+    for name in ("preact-resnet18", "preact-resnet18-bare"):
+        network: Any = build(name, classes=10, channels=3).eval()
+        last = outputs(network, x)["layer4"]
+        last = last if name.endswith("bare") else network.bn(last).relu()
+        torch.testing.assert_close(network(x), last.mean((2, 3)) @ network.linear.weight.T + network.linear.bias)
 
 
 def test_a_basic_block_is_the_formula() -> None:

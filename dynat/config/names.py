@@ -100,6 +100,8 @@ NETWORKS: dict[str, str] = {
     "small": "dynat.models.small:small",
     "resnet18": "dynat.models.resnet:resnet18",
     "resnet18-heavy": "dynat.models.resnet:resnet18_heavy",
+    "preact-resnet18": "dynat.models.preact:preact_resnet18",
+    "preact-resnet18-bare": "dynat.models.preact:preact_resnet18_bare",
     "wrn<depth>-<width>": "dynat.models.wideresnet:wide_resnet",
 }
 
