@@ -11,10 +11,10 @@ export UV_LINK_MODE ?= copy
 export UV_COMPILE_BYTECODE ?= 1
 
 .PHONY: help env run test test-slow lint image-check slurm-check lock readme bench bench-step bench-memory bench-dag \
-	bench-exam bench-gpu clean
+	bench-exam bench-verdicts bench-gpu clean
 
 help: ## what can be made
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 env: $(STAMP) ## the environment alone: .venv, from requirements.lock
 
@@ -68,6 +68,9 @@ bench-dag: $(STAMP) ## what the pipeline costs beside its jobs
 
 bench-exam: $(STAMP) ## AutoAttack by pyautoattack itself beside ours
 	@python benchmarks/exam.py
+
+bench-verdicts: $(STAMP) ## whether a view moves a verdict, on every network of the digits (after make run)
+	@python benchmarks/verdicts.py
 
 bench-gpu: $(STAMP) ## everything that only a GPU can tell, under ten minutes
 	@python benchmarks/gpu.py --json benchmarks/out/gpu.json

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import random
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,7 +16,8 @@ from dynat import models
 from dynat.attacks import examine
 from dynat.attacks import examine as examine_module
 from dynat.attacks.asked import asked
-from dynat.config import Attack
+from dynat.attacks.first_order import pgd
+from dynat.config import Attack, names
 from dynat.data import Pictures, to_pixels
 from dynat.models.view import View
 from tests import tiny
@@ -113,11 +116,44 @@ class Uncopyable(Changed):
         raise TypeError("there can be only one")
 
 
+class Adapting(Changed):
+    """Moves its picture by a gradient of its own before it decides: torch.fx loses the `enable_grad`."""
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        with torch.enable_grad():
+            moved = pictures.detach().requires_grad_()
+            (gradient,) = torch.autograd.grad(self.network(moved).square().sum(), moved, create_graph=True)
+        logits: Tensor = self.network(pictures + 1e-4 * gradient)
+        return logits
+
+
+class Ending(nn.Module):
+    """A network whose answers are changed."""
+
+    def __init__(self, network: nn.Module, change: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.network, self.change = network, change
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        return self.change(self.network(pictures))
+
+
+def of_its_batch(network: nn.Module) -> nn.Module:
+    """Statistics of the batch in evaluation too, so that pictures run into each other."""
+    norm = nn.BatchNorm2d(1, track_running_stats=False, affine=False)
+    return nn.Sequential(norm, network)
+
+
 DEFENCES: dict[str, tuple[Callable[[nn.Module], nn.Module], str, str]] = {
-    "chance": (lambda net: Changed(net, lambda x: x + 0.1 * torch.rand_like(x)), "float32", "apart"),
+    "chance": (lambda net: Changed(net, lambda x: x + 0.003 * torch.rand_like(x)), "float16", "each time"),
+    "chance of Python": (lambda net: Changed(net, lambda x: x + 0.003 * random.random()), "float16", "each time"),
     "no gradient": (lambda net: Changed(net, lambda x: x.detach()), "float32", "RuntimeError"),
     "no copy": (lambda net: Uncopyable(net, lambda x: x), "float32", "TypeError"),
+    "adapting": (lambda net: Adapting(net, lambda x: x), "float32", "RuntimeError"),
     "beyond float16": (lambda net: Changed(net, lambda x: x * 1e6), "float16", "apart"),
+    "sure of itself": (lambda net: Ending(net, lambda logits: (4 * logits).softmax(1)), "float16", "apart"),
+    "far from zero": (lambda net: Ending(net, lambda logits: logits + 4000), "float16", "apart"),
+    "of its batch": (of_its_batch, "float16", "apart"),
 }
 
 
@@ -130,6 +166,101 @@ def test_a_network_whose_view_says_something_else_is_asked_itself(
     whom, said = asked(defended, to_pixels(pictures.images), precision)
     assert whom is defended
     assert said.startswith(f"network ({precision} view: ") and why in said
+
+
+class Overflowing(nn.Module):
+    """Pictures with a bright pixel take a way that float16 has no numbers for."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+        self.far = nn.Linear(1, 1, bias=False)
+        nn.init.constant_(self.far.weight, 1e4)
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        bright = (pictures.flatten(1).amax(1, keepdim=True) - 0.999).clamp(min=0)
+        logits: Tensor = self.network(pictures)
+        return logits + (self.far(1e4 * bright) - 1e8 * bright)
+
+
+@pytest.mark.parametrize("kind", ["pgd", "apgd-ce"])
+def test_a_view_that_gets_lost_on_the_way_hides_nothing(
+    kind: str, network: nn.Module, pictures: Pictures, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The comparison sees the first pictures as they are; overflows may come with later or attacked ones."""
+    network = Overflowing(network)
+    images = pictures.images.clamp(max=240)
+    images[len(images) // 2 :, :, 0, 0] = 255
+    shown = Pictures(images, pictures.labels)
+    module = sys.modules[examine_module.__module__]
+    monkeypatch.setattr(module, "MOST", len(images) // 2)
+    settings = {"kind": kind, "eps": 0.03, **({"step_size": 0.01, "start": "none"} if kind == "pgd" else {})}
+    plain, exam = (examine(network, shown, attack(**settings, view=view)) for view in ("none", "float16"))
+    assert exam.asked == "float16 view" and exam.attacked_again > 5
+    assert torch.equal(exam.columns["correct"], plain.columns["correct"])
+    assert 0 < int(plain.columns["correct"].sum()) < int((plain.columns["clean"] == shown.labels).sum())
+    assert exam.refuted_claims == 0
+
+
+@pytest.fixture
+def careless(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[Tensor], Tensor]], Attack]:
+    """An attack that does something of its own to a view, and PGD to the network."""
+
+    def put(on_a_view: Callable[[Tensor], Tensor]) -> Attack:
+        def run(model: nn.Module, pixels: Tensor, labels: Tensor, _: Attack, seed: int) -> Tensor:
+            return on_a_view(pixels) if isinstance(model, View) else pgd(model, pixels, labels, attack(), seed)
+
+        monkeypatch.setattr(sys.modules[__name__], "installed", run, raising=False)
+        monkeypatch.setitem(names.ATTACKS, "installed", names.AttackKind(f"{__name__}:installed"))
+        return attack("installed", view="float16")
+
+    return put
+
+
+def test_claims_outside_the_rules_on_a_view_are_no_end_of_it(
+    network: nn.Module, pictures: Pictures, careless: Callable[[Callable[[Tensor], Tensor]], Attack]
+) -> None:
+    exam = examine(network, pictures, careless(lambda pixels: pixels + 0.2))
+    assert torch.equal(exam.columns["correct"], stands(network, pictures, attack(view="none")))
+    assert exam.attacked_again == int((exam.columns["clean"] == pictures.labels).sum())
+    assert exam.refuted_claims == 0, "on the network the attack kept the rules"
+
+
+def test_where_a_view_has_no_numbers_the_network_is_attacked(
+    network: nn.Module,
+    pictures: Pictures,
+    careless: Callable[[Callable[[Tensor], Tensor]], Attack],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """An attack cannot tell nan from class 0, and leaves such pictures alone."""
+    images = pictures.images.clamp(max=240)
+    images[len(images) // 2 :, :, 0, 0] = 255
+    monkeypatch.setattr(sys.modules[examine_module.__module__], "MOST", len(images) // 2)
+    shown = Pictures(images, pictures.labels)
+    exam = examine(Overflowing(network), shown, careless(lambda pixels: pixels))
+    bright = torch.arange(len(images)) >= len(images) // 2
+    assert exam.attacked_again == int((bright & (exam.columns["clean"] == shown.labels)).sum()) > 0
+    fell = exam.columns["fell_to"] >= 0
+    assert fell[bright].any() and not fell[~bright].any()
+
+
+@pytest.mark.usefixtures("fewer_queries")
+def test_what_autoattack_warns_of_is_seen_of_the_network(network: nn.Module, pictures: Pictures) -> None:
+    """A view has no inner gradients, and half of the digits by which it sees that outputs are probabilities."""
+    probabilities = Ending(network, lambda logits: (logits / 8).softmax(1))
+    exam = examine(probabilities, pictures.first(20), attack("apgd-ce", view="bfloat16"))
+    assert exam.asked == "bfloat16 view"
+    assert any("probability distribution" in flag for flag in exam.flags)
+
+
+def test_an_examination_gone_on_with_says_who_was_asked_before(
+    network: nn.Module, pictures: Pictures, tmp_path: Path
+) -> None:
+    settings = attack(batch=16)
+    examine(network, pictures, settings, state=tmp_path)
+    (tmp_path / "batch-00001.pt").unlink()
+    exam = examine(Uncopyable(network, lambda x: x), pictures, settings, state=tmp_path)
+    assert exam.asked == "float32 view, network (float32 view: TypeError)"
 
 
 def test_auto_is_float32_without_a_gpu(network: nn.Module, pictures: Pictures) -> None:

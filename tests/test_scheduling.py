@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import re
 import shutil
 import subprocess
@@ -11,13 +12,12 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 import torch
 import yaml
 
-from dynat.jobs import gpus
+from dynat.jobs import gpus, ranks
 from dynat.jobs.terminal import choose_device
 from tests.test_pipeline import ROOT, Project
 
@@ -215,7 +215,7 @@ def test_in_an_image_the_jobs_use_the_images_environment(
 @pytest.fixture
 def four_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[int]]:
     """A machine that seems to have four; each call is another job's, until that job's locks are given back."""
-    jobs: list[dict[int, Any]] = []
+    jobs: list[dict[int, int | None]] = []
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda number: SimpleNamespace(uuid=f"card-{number}"))
     monkeypatch.setattr(tempfile, "gettempdir", lambda: str(tmp_path))
@@ -223,7 +223,7 @@ def four_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., 
     def job(count: int = 1, *, again: bool = False, ended: int | None = None) -> list[int]:
         if ended is not None:
             for file in jobs[ended].values():
-                file.close()
+                os.close(file or 0)
         if not again:
             jobs.append({})
         monkeypatch.setattr(gpus, "_held", jobs[-1])
@@ -241,14 +241,25 @@ def test_jobs_side_by_side_take_a_gpu_each(four_gpus: Callable[..., list[int]]) 
 
 
 def test_with_no_gpu_free_a_job_shares_one(four_gpus: Callable[..., list[int]]) -> None:
-    four_gpus(4)
+    assert sorted(four_gpus(4)) == [0, 1, 2, 3]
     shared = four_gpus(2)
+    assert gpus._held == {}, "nothing was free"
     assert len(set(shared)) == 2 and set(shared) <= set(range(4))
 
 
-def test_one_gpu_needs_no_lock(four_gpus: Callable[..., list[int]], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_gpu_is_shared(four_gpus: Callable[..., list[int]], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     assert [four_gpus(), four_gpus()] == [[0], [0]]
+
+
+def test_a_lock_is_no_way_into_another_file(four_gpus: Callable[..., list[int]], tmp_path: Path) -> None:
+    """Folders for temporary files are everybody's: a link or a folder in the lock's place harms nothing."""
+    victim = tmp_path / "thesis.tex"
+    victim.write_text("three years")
+    (tmp_path / f"dynat-{os.getuid()}-gpu-card-0.lock").symlink_to(victim)
+    (tmp_path / f"dynat-{os.getuid()}-gpu-card-1.lock").mkdir()
+    assert four_gpus(2) == [0, 1]
+    assert victim.read_text() == "three years"
 
 
 def test_auto_is_a_free_gpu_and_a_named_one_is_that_one(
@@ -259,6 +270,36 @@ def test_auto_is_a_free_gpu_and_a_named_one_is_that_one(
     monkeypatch.setattr(torch.cuda, "set_device", current.append)
     four_gpus(2)
     monkeypatch.setattr(gpus, "_held", {})
-    chosen = [choose_device(name) for name in ("auto", "cuda", "cuda:1")]
-    assert [device.index for device in chosen] == [2, 2, 1]
+    chosen = [choose_device(name) for name in ("auto", "cuda", "cuda:3")]
+    assert [device.index for device in chosen] == [2, 2, 3]
     assert current == chosen
+    assert set(gpus._held) == {2, 3}, "a GPU that was named is held too"
+
+
+@pytest.mark.usefixtures("four_gpus")
+def test_torchruns_processes_choose_by_their_own_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda _: pytest.fail("jobs.ranks.joined does"))
+    monkeypatch.setenv("LOCAL_RANK", "2")
+    monkeypatch.setattr(gpus, "_held", {})
+    assert choose_device("auto") == torch.device("cuda") and gpus._held == {}
+
+
+@pytest.mark.parametrize(
+    ("visible", "expected"), [(None, "1,2"), ("4,5,6,7", "5,6"), ("GPU-a,GPU-b,GPU-c,GPU-d", "GPU-b,GPU-c")]
+)
+def test_processes_of_one_training_get_free_gpus(
+    visible: str | None, expected: str, four_gpus: Callable[..., list[int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch.distributed.run
+
+    started: list[str] = []
+    monkeypatch.setattr(torch.distributed.run, "main", lambda _: started.append(os.environ["CUDA_VISIBLE_DEVICES"]))
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    four_gpus()
+    monkeypatch.setattr(gpus, "_held", {})
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    ranks.launch(2, ["train"])
+    assert started == [expected]

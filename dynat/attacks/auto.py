@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from dynat.config import Attack, names
+from dynat.models.view import View
 
 NORMS = {"linf": "Linf", "l2": "L2"}
 
@@ -35,7 +36,7 @@ def square(model: nn.Module, pictures: Tensor, labels: Tensor, attack: Attack, s
 
 
 def _part(name: str, model: nn.Module, pictures: Tensor, labels: Tensor, attack: Attack, seed: int) -> Tensor:
-    from pyautoattack import AutoAttack  # not needed where only training happens
+    from pyautoattack import AutoAttack, checks  # not needed where only training happens
 
     with torch.no_grad():
         classes = model(pictures[:1]).shape[1]
@@ -54,6 +55,10 @@ def _part(name: str, model: nn.Module, pictures: Tensor, labels: Tensor, attack:
             device=pictures.device,
         )
         examiner.attacks_to_run = [name]
+        if isinstance(model, View):  # what AutoAttack warns of must be seen of the network itself
+            checks.check_randomized(model.network, pictures, labels, logger=examiner.logger)
+            checks.check_range_output(model.network, pictures, logger=examiner.logger)
+            checks.check_dynamic(model.network, pictures, logger=examiner.logger)
         # Nine targets as published, fewer where there are fewer other classes.
         examiner.apgd_targeted.n_target_classes = min(9, classes - 1)
         examiner.fab.n_target_classes = min(9, classes - 1)

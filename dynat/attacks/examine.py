@@ -1,9 +1,9 @@
 """An examination: one attack on one network, picture by picture, every claim checked again.
 
 Only what is classified correctly is attacked. The search may ask a cheaper view of the network (asked.py), but a
-claimed adversarial picture counts if the plain float32 network errs on it, inside the ball and inside [0,1]. What
-only the view takes for broken is attacked again on the network itself; a picture outside the rules counts as not
-broken and is counted itself. Finished batches are kept, so a killed examination goes on where it was.
+claimed adversarial picture counts if the plain float32 network errs on it, inside the ball and inside [0,1]; what is
+outside counts as not broken and is counted itself. Where the view was fooled alone, or got lost, the network itself is
+attacked. Finished batches are kept, so a killed examination goes on where it was.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Examination:
     backward_passes: int = 0
     refuted_claims: int = 0
     attacked_again: int = 0
-    """Pictures that fooled the view and not the network, part by part."""
+    """Pictures attacked once more, on the network: they had fooled the view alone, or the view had got lost."""
     asked: str = "network"
     """Whom the search asked."""
     flags: tuple[str, ...] = ()
@@ -68,12 +68,14 @@ def examine(
     """Attack `pictures` (those that the attack asks for) batch by batch, each batch with its own seed."""
     pictures = pictures if attack.pictures is None else pictures.first(attack.pictures)
     done: list[dict[str, Any]] = []
-    ask, said = asked(model, to_pixels(pictures.first(MOST).images), attack.view)
+    whom: tuple[nn.Module, str] | None = None
     for number, (images, labels) in enumerate(pictures.batches(attack.batch)):
         file = None if state is None else state / f"batch-{number:05d}.pt"
         batch = None if file is None else _finished(file, labels)
         if batch is None:
-            batch = _batch(model, ask, to_pixels(images), labels, attack, batch_seed(attack, number))
+            whom = whom or asked(model, to_pixels(pictures.first(MOST).images), attack.view)
+            batch = _batch(model, whom[0], to_pixels(images), labels, attack, batch_seed(attack, number))
+            batch["asked"] = whom[1]
             if number > 0:
                 batch["examples"] = {}
             if file is not None:
@@ -83,7 +85,7 @@ def examine(
     return Examination(
         columns={name: torch.cat([batch["columns"][name] for batch in done]) for name in done[0]["columns"]},
         examples=done[0]["examples"],
-        asked=said,
+        asked=", ".join(sorted({batch["asked"] for batch in done})),
         flags=tuple(sorted({flag for batch in done for flag in batch["flags"]})),
         **{name: sum(batch[name] for batch in done) for name in COSTS},
     )
@@ -124,16 +126,16 @@ def _batch(
                     break
                 claimed = run(whom, pixels[here], labels[here], attack, seed)
                 sound, said = verify(model, pixels[here], claimed, attack)
-                refuted += int((~sound).sum())
                 # What stands is kept as the last part left it.
                 found[here[sound]], logits[here[sound]] = claimed[sound], said[sound]
                 fell = sound & (said.argmax(1) != labels[here])
                 fell_to[here[fell]] = number
                 if whom is model:
+                    refuted += int((~sound).sum())
                     break
-                stood = sound & ~fell
-                here, claimed = here[stood], claimed[stood]
-                here = here[_wrong(ask, claimed, labels[here])]
+                lost = ~sound
+                lost[~fell] |= _lost(ask, claimed[~fell], labels[here[~fell]])
+                here = here[lost]
                 again += len(here)
     correct = fell_to == STANDS
     columns = {
@@ -172,9 +174,10 @@ def _worth_showing(right: Tensor, correct: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def _wrong(model: nn.Module, pixels: Tensor, labels: Tensor) -> Tensor:
-    wrong: Tensor = model(pixels).argmax(1) != labels
-    return wrong
+def _lost(view: nn.Module, pixels: Tensor, labels: Tensor) -> Tensor:
+    """Where a search had no reason to go on: the view was fooled, or says nothing that can be read."""
+    logits: Tensor = view(pixels)
+    return (logits.argmax(1) != labels) | ~torch.isfinite(logits).all(1)
 
 
 @torch.no_grad()

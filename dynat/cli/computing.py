@@ -140,6 +140,7 @@ def attack(
     norm: outside.Norm = None,
     pictures: outside.Number = None,
     batch: outside.Batch = None,
+    view: outside.View = None,
     mean: outside.Mean = None,
     std: outside.Std = None,
     expect: outside.Expect = None,

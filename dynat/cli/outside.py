@@ -26,6 +26,7 @@ Eps = Annotated[str | None, _option("--eps", "Radius in pixels of [0,1]: 8/255."
 Norm = Annotated[str | None, _option("--norm", "linf (where not given) or l2.")]
 Number = Annotated[int | None, _option("--pictures", "Only the first so many test pictures.")]
 Batch = Annotated[int | None, _option("--batch", "Pictures attacked at once; 250 where not given.")]
+View = Annotated[str | None, _option("--view", "Search on the network itself: none; or on a view of it: float32, ...")]
 Mean = Annotated[str | None, _option("--mean", "For standardised pixels, per channel: 0.49,0.48,0.45.", "LIST")]
 Std = Annotated[str | None, _option("--std", "The same.", "LIST")]
 Expect = Annotated[float | None, _option("--expect", "Clean accuracy that its authors report, in percent.")]
@@ -35,7 +36,7 @@ Gates = Annotated[
 Out = Annotated[Path | None, _option("--out", "Folder of the answer; examined/<file> where not given.", "FOLDER")]
 
 NEEDED = ("arch", "dataset", "attacks", "eps")
-READ = (*NEEDED, "norm", "pictures", "batch", "mean", "std", "expect", "gates", "out")
+READ = (*NEEDED, "norm", "pictures", "batch", "view", "mean", "std", "expect", "gates", "out")
 
 
 def refuse_without_checkpoint(given: dict[str, Any]) -> None:
@@ -61,7 +62,7 @@ def examine(
         dataset=given["dataset"],
         attacks=tuple(_list(given["attacks"])),
         threat={"eps": given["eps"], "norm": given["norm"] or "linf"},
-        settings={key: given[key] for key in ("pictures", "batch") if given[key] is not None},
+        settings={key: given[key] for key in ("pictures", "batch", "view") if given[key] is not None},
         standard={key: _list(given[key]) for key in ("mean", "std") if given[key] is not None},
         expected=given["expect"],
         gates=bool(given["gates"]),

@@ -10,6 +10,8 @@ from dynat.config import names
 from dynat.config.parts import Count, NotNegative, Positive, Threat
 from dynat.config.strict import Strict, Whole
 
+View = Literal["auto", "none", "float32", "float16", "bfloat16"]
+
 
 class Attack(Strict):
     """One column of the table: an attack at a radius on one of a run's checkpoints."""
@@ -32,7 +34,7 @@ class Attack(Strict):
     """Only the first so many test pictures; all where not given. Said in the table."""
     weights: Literal["best", "last"] = "best"
     """The checkpoint to examine: chosen on the validation split, or that of the last epoch."""
-    view: Literal["auto", "none", "float32", "float16", "bfloat16"] = "auto"
+    view: View = "auto"
     """What the search asks: a view of the network in this precision, auto float16 on a GPU and float32 elsewhere, or,
     none, the network itself, which has the last word in any case."""
     batch: Count = 250
@@ -76,6 +78,8 @@ class Probing(Strict):
     """Queries of Square, which sees no gradient."""
     large: Positive = 0.5
     """A radius at which nothing may stand: under linf every picture can become grey; of l2 twenty times eps."""
+    view: View = "auto"
+    """What these searches ask."""
 
     @field_validator("steps")
     @classmethod
@@ -90,12 +94,14 @@ class Probing(Strict):
         def pgd(eps: float, steps: int = 20, step: float = 0.25, restarts: int = 1) -> Attack:
             return Attack(
                 kind="pgd", norm=threat.norm, eps=eps, steps=steps, step_size=eps * step, start="uniform",
-                restarts=restarts, pictures=self.pictures,
+                restarts=restarts, pictures=self.pictures, view=self.view,
             )  # fmt: skip
 
         radii = sorted({0.0, *self.radii})
         fits = [radius for radius in radii if threat.norm != "linf" or radius * threat.eps < 1]
-        square = Attack(kind="square", norm=threat.norm, eps=threat.eps, steps=self.queries, pictures=self.pictures)
+        square = Attack(
+            kind="square", norm=threat.norm, eps=threat.eps, steps=self.queries, pictures=self.pictures, view=self.view
+        )
         return {
             **{f"eps-{radius:g}": pgd(radius * threat.eps) for radius in fits},
             **{f"steps-{steps}": pgd(threat.eps, steps) for steps in sorted({1, 20, *self.steps})},

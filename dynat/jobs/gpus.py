@@ -10,38 +10,41 @@ import fcntl
 import os
 import tempfile
 from pathlib import Path
-from typing import IO
 
 import torch
 
-_held: dict[int, IO[str]] = {}
-"""Numbers and open files: closing one would give its GPU back."""
+_held: dict[int, int | None] = {}
+"""GPUs of this job, and the open file of each: closing it would give the GPU back."""
 
 
 def take(count: int = 1) -> list[int]:
     """Numbers of `count` GPUs that no other job holds; where too few are free, some that others hold too."""
-    seen = torch.cuda.device_count()
-    if seen <= count:
-        return list(range(count))
-    free = list(_held)[:count]
-    for number in range(seen):
-        if len(free) < count and number not in _held and _lock(number):
-            free.append(number)
+    seen = range(torch.cuda.device_count())
+    for number in seen:
+        if len(_held) < count:
+            hold(number)
+    mine = list(_held)[:count]
     # Jobs that share spread over all, rather than meet on the first.
-    others = [number for number in range(seen) if number not in free]
-    first = os.getpid() % len(others)
-    return [*free, *(others[first:] + others[:first])[: count - len(free)]]
+    others = [number for number in seen if number not in mine]
+    first = os.getpid() % len(others) if others else 0
+    return [*mine, *(others[first:] + others[:first])[: count - len(mine)]]
 
 
-def _lock(number: int) -> bool:
+def hold(number: int) -> None:
+    """Lock this GPU for this job, unless another job has."""
+    if number in _held:
+        return
     # By what the card is, since CUDA_VISIBLE_DEVICES may number cards differently in each job.
     card = getattr(torch.cuda.get_device_properties(number), "uuid", number)
     path = Path(tempfile.gettempdir()) / f"dynat-{os.getuid()}-gpu-{card}.lock"
-    file = path.open("w", encoding="utf-8")
+    try:
+        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+    except OSError:  # no place for a lock: then jobs cannot know of each other, and work all the same
+        _held[number] = None
+        return
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
-        file.close()
-        return False
-    _held[number] = file
-    return True
+        os.close(file)
+    else:
+        _held[number] = file

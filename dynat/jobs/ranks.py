@@ -28,8 +28,9 @@ def launch(count: int, arguments: Sequence[str]) -> None:
     from torch.distributed.run import main as torchrun
 
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # else torchrun sets it with a warning; each process sets its own
-    if "CUDA_VISIBLE_DEVICES" not in os.environ and torch.cuda.device_count() > count:
-        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, gpus.take(count)))  # for the processes to come
+    if (seen := torch.cuda.device_count()) >= count:
+        names = os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(seen)))).split(",")
+        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(names[number] for number in gpus.take(count))
     try:
         torchrun(["--standalone", f"--nproc-per-node={count}", "--module", "dynat", *arguments])
     except ChildFailedError as error:

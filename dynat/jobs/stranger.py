@@ -57,7 +57,7 @@ class Question:
     attacks: tuple[str, ...]
     threat: Mapping[str, Any]
     settings: Mapping[str, Any]
-    """Settings of every attack: pictures, batch."""
+    """Settings of every attack: pictures, batch, view."""
     standard: Mapping[str, Any]
     """mean and std, where the network wants standardised pixels and the file does not say so."""
     expected: float | None = None
@@ -103,7 +103,10 @@ def _content(question: Question, name: str, places: Places) -> dict[str, Any]:
         "threat": question.threat,
         "external": {name: {"checkpoint": str(question.checkpoint), "network": question.network, **question.standard}},
         "attacks": {attack: dict(question.settings) for attack in wanted},
-        "probing": {"pictures": min(most, question.settings.get("pictures", most))},
+        "probing": {
+            "pictures": min(most, question.settings.get("pictures", most)),
+            "view": question.settings.get("view", "auto"),
+        },
     }
 
 

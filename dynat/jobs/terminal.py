@@ -34,8 +34,10 @@ def choose_device(name: str) -> torch.device:
         raise ValueError("device 'cuda' was asked for, but torch sees no GPU here: use --device auto or cpu")
     if device.type == "cuda" and (device.index or 0) >= (count := torch.cuda.device_count()):
         raise ValueError(f"device '{name}' was asked for, but torch sees {count}: cuda:0 to cuda:{count - 1}")
-    if device.type == "cuda":
-        if ":" not in name and "LOCAL_RANK" not in os.environ:
+    if device.type == "cuda" and "LOCAL_RANK" not in os.environ:  # torchrun's processes get theirs from its number
+        if ":" in name:
+            gpus.hold(device.index)
+        else:
             device = torch.device("cuda", gpus.take()[0])
         torch.cuda.set_device(device)  # streams and graphs are made on the current one
     return device

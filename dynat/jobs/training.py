@@ -46,7 +46,8 @@ def _train(
     say = say if world.leads else _silent
     pictures = data.load(places.pictures(spec.data))
     code = provenance.code_digest(provenance.training_sources(spec.run.method))
-    name = digest(spec, seed, pictures.digest, code, chosen.type, torch.__version__)
+    low = str(arithmetic(spec.run.precision, chosen))
+    name = digest(spec, seed, pictures.digest, code, chosen.type, low, torch.__version__)
     state = TrainingState(places.state / name)
     folder = places.seed(spec.preset, spec.name, seed)
     say(f"{spec.name} seed {seed}: {len(pictures.train)} pictures, {spec.run.epochs} epochs on {chosen}")

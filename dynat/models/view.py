@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.autograd.function import once_differentiable
 
 from dynat.models.compiled import Compiled
 
@@ -23,6 +24,7 @@ class View(nn.Module):
     def __init__(self, net: nn.Module, dtype: torch.dtype, *, compiled: bool = False) -> None:
         super().__init__()
         self.dtype = dtype
+        self._of = [net]  # in a list, so that its weights are not this module's
         self.net, self.norms = folded(copy.deepcopy(net).eval().requires_grad_(False))
         for module in self.net.modules():
             if isinstance(module, nn.Conv2d | nn.Linear) and dtype != torch.float32:
@@ -32,6 +34,11 @@ class View(nn.Module):
         self.net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.eval()
         self._compiled: list[Compiled] = [Compiled(self.net)] if compiled else []
+
+    @property
+    def network(self) -> nn.Module:
+        """What it is a view of."""
+        return self._of[0]
 
     @torch.no_grad()
     def refresh(self, net: nn.Module) -> View:
@@ -86,6 +93,7 @@ class _Scaled(torch.autograd.Function):
         return logits.float()
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
         gradient = gradients[0]
         largest = gradient.abs().amax(1, keepdim=True)
@@ -104,6 +112,7 @@ class _Restored(torch.autograd.Function):
         return pictures.view_as(pictures)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
         return gradients[0] / ctx.scale[0], None
 
