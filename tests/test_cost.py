@@ -258,10 +258,11 @@ def test_what_cannot_be_folded_stays_as_it_is(kind: Callable[[], nn.Module]) -> 
 
 
 @pytest.mark.parametrize("name", ["small", "resnet18", "preact-resnet18", "wrn10-2"])
-def test_networks_compile_in_one_piece(name: str) -> None:
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_networks_compile_in_one_piece(name: str, precision: str) -> None:
     """Without the code generator: that the graph has no breaks is a matter of the network's Python."""
     torch._dynamo.reset()
-    network = precise(models.build(name, classes=5, channels=3), "float32", CPU)
+    network = precise(models.build(name, classes=5, channels=3), precision, CPU)
     pictures = torch.rand(4, 3, 16, 16)
     for part in (network.net.train(), network.searched().net):
         torch.compile(part, fullgraph=True, dynamic=False, backend="eager")(pictures).sum()
