@@ -50,7 +50,8 @@ def _objection(view: View, network: nn.Module, pixels: Tensor) -> str | None:
         return "the network answers differently each time"
     seen, followed = _looked_at(view, pixels)
     most, most_turned = APART[view.dtype]
-    apart, turned = max(_apart(seen, logits), _apart(glance, logits)), _turned(followed, gradients)
+    # One tensor, because the larger of two Python numbers may hide a nan.
+    apart, turned = _apart(torch.cat([seen, glance]), torch.cat([logits, logits])), _turned(followed, gradients)
     if not (apart <= most and turned <= most_turned):
         return f"logits {apart:.2g}, gradients {turned:.2g} apart"
     return None

@@ -51,10 +51,12 @@ def _ascend(
     for _ in range(attack.restarts):
         # Drawn for all, so that where one begins does not hang on who has fallen.
         point = starting_point(pictures, ball, attack.start, generator)
-        _climb(model, pictures, point, labels, open_, ball, attack.step_size, loss=loss, steps=steps)
-        found[open_] = point[open_]
+        found[open_] = _climb(
+            model, pictures[open_], point[open_], labels[open_],
+            loss=loss, ball=ball, steps=steps, step_size=attack.step_size,
+        )  # fmt: skip
         with torch.no_grad():
-            open_ = open_[model(point[open_]).argmax(1) == labels[open_]]
+            open_ = open_[model(found[open_]).argmax(1) == labels[open_]]
         if not len(open_):
             break
     return found
@@ -65,19 +67,18 @@ def _climb(
     pictures: Tensor,
     point: Tensor,
     labels: Tensor,
-    open_: Tensor,
-    ball: Ball,
-    step_size: float,
     *,
     loss: Loss,
+    ball: Ball,
     steps: int,
-) -> None:
-    """Move `point`, where it is still open, and drop from the work every few steps what has fallen."""
+    step_size: float,
+) -> Tensor:
+    """The search from `point` on, which drops from the work every few steps what has fallen."""
+    point, open_ = point.clone(), torch.arange(len(pictures), device=pictures.device)
     for done in range(0, steps, LOOK):
-        fell = torch.zeros_like(open_, dtype=torch.bool)
-        wanted = labels[open_]
+        wanted, fell = labels[open_], torch.zeros_like(open_, dtype=torch.bool)
 
-        def stop(logits: Tensor, fell: Tensor = fell, wanted: Tensor = wanted) -> Tensor:
+        def stop(logits: Tensor, wanted: Tensor = wanted, fell: Tensor = fell) -> Tensor:
             fell |= logits.argmax(1) != wanted
             return fell
 
@@ -93,4 +94,5 @@ def _climb(
         )
         open_ = open_[~fell]
         if not len(open_):
-            return
+            break
+    return point
