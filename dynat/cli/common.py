@@ -55,11 +55,15 @@ def read_experiment(params: Path, assignments: list[str] | None) -> Experiment:
 
 @contextmanager
 def quick_imports() -> Iterator[None]:
-    """Imports without garbage collection: torch makes a million objects, none of them garbage (an eighth faster)."""
+    """Imports without garbage collection: torch makes a million objects, none of them garbage.
+
+    Nor are they looked at later, or once more when the process ends: a short job is a sixth faster.
+    """
     gc.disable()
     try:
         yield
     finally:
+        gc.freeze()
         gc.enable()
 
 

@@ -59,7 +59,8 @@ def list_() -> None:
 @app.command()
 def data(params: Params = PARAMS, set_: Set = None, spec: Spec = None, data: Data = Path("data")) -> None:
     """Download or build the data set, once, as data/<name>/."""
-    from dynat.data import prepare
+    with quick_imports():
+        from dynat.data import prepare
 
     wanted = Dataset.model_validate_json(spec) if spec else read_experiment(params, set_).dataset
     print(f"{wanted.name}: ready in {prepare(wanted, data)}")
@@ -115,7 +116,8 @@ def adopt(
         experiment = read_experiment(params, set_)
         outside = {name: run for name, run in experiment.runs.items() if run.method == "external"}
         wanted = experiment.training(named(name, outside, "checkpoint"))
-    from dynat.jobs.adoption import run_adoption
+    with quick_imports():
+        from dynat.jobs.adoption import run_adoption
 
     run_adoption(wanted, places=Places(data, results), say=say)
 
@@ -166,7 +168,6 @@ def attack(
         from dynat.jobs.terminal import use_threads
 
     use_threads(threads)
-
     run_exam(wanted, places=Places(data, results, state), device=device, say=say)
 
 
