@@ -144,6 +144,14 @@ def of_its_batch(network: nn.Module) -> nn.Module:
     return nn.Sequential(norm, network)
 
 
+def lost_in_a_glance(logits: Tensor) -> Tensor:
+    """The same logits, without a gradient by a way that float16 has no numbers for. (The first condition is never
+    true; no trace can follow it.)"""
+    if logits.sum() == 0.125 or torch.is_grad_enabled():
+        return logits
+    return logits + (logits * 1e5 - logits * 1e5)
+
+
 DEFENCES: dict[str, tuple[Callable[[nn.Module], nn.Module], str, str]] = {
     "chance": (lambda net: Changed(net, lambda x: x + 0.003 * torch.rand_like(x)), "float16", "each time"),
     "chance of Python": (lambda net: Changed(net, lambda x: x + 0.003 * random.random()), "float16", "each time"),
@@ -154,6 +162,7 @@ DEFENCES: dict[str, tuple[Callable[[nn.Module], nn.Module], str, str]] = {
     "sure of itself": (lambda net: Ending(net, lambda logits: (4 * logits).softmax(1)), "float16", "apart"),
     "far from zero": (lambda net: Ending(net, lambda logits: logits + 4000), "float16", "apart"),
     "of its batch": (of_its_batch, "float16", "apart"),
+    "lost in a glance": (lambda net: Ending(net, lost_in_a_glance), "float16", "logits nan"),
 }
 
 
