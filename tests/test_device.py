@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from dynat import data, models
+from dynat import data
 from dynat.attacks import examine
 from dynat.config import Attack, ExamSpec, ProbeSpec, Run, TransferSpec, names
 from dynat.data import Pictures
@@ -28,9 +28,11 @@ from dynat.places import Places
 from dynat.training.trainer import Trainer
 from tests import tiny
 from tests.elsewhere import CPU, another_device
-from tests.test_attacks import fit
+from tests.test_asked import network, pictures
 from tests.test_cost import COSTS
 from tests.test_jobs import Killed, exam_spec, places_in, training_spec
+
+__all__ = ["network", "pictures"]
 
 RUNS: dict[str, Run] = {
     **{name: run for name, (run, _) in COSTS.items() if run.precision == "float32"},
@@ -54,19 +56,6 @@ def test_an_epoch_is_that_of_the_cpu(name: str) -> None:
         row, weights = one_epoch(RUNS[name], device)
     assert row == plain
     assert all(torch.equal(found, wanted) for found, wanted in zip(weights, expected, strict=True))
-
-
-@pytest.fixture(scope="module")
-def network() -> nn.Module:
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        small = models.build("small", classes=tiny.CLASSES, channels=1)
-        return fit(models.normalised(small, mean=[0.5], std=[0.25]), tiny.pictures(20, seed=1, noise=0.6), steps=12)
-
-
-@pytest.fixture(scope="module")
-def pictures() -> Pictures:
-    return tiny.pictures(per_class=4, seed=3, noise=0.6)
 
 
 # An attack under each norm that it knows, with a radius at which some pictures fall and some stand.
@@ -95,14 +84,15 @@ def in_short(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("name", ATTACKS)
 @pytest.mark.usefixtures("in_short")
 def test_verdicts_are_those_of_the_cpu(name: str, network: nn.Module, pictures: Pictures) -> None:
-    plain = examine(network, pictures, ATTACKS[name])
+    few = pictures.first(20)
+    plain = examine(network, few, ATTACKS[name])
     with another_device() as device:
-        found = examine(copy.deepcopy(network).to(device), pictures.to(device), ATTACKS[name])
+        found = examine(copy.deepcopy(network).to(device), few.to(device), ATTACKS[name])
     assert {key: value.tolist() for key, value in found.columns.items()} == {
         key: value.tolist() for key, value in plain.columns.items()
     }
     assert (found.asked, found.forward_passes) == (plain.asked, plain.forward_passes)
-    assert 0 < int(plain.columns["correct"].sum()) < len(pictures)
+    assert 0 < int(plain.columns["correct"].sum()) < len(few)
 
 
 def on(device: torch.device, work: Any, spec: Any, places: Places, **options: Any) -> None:
