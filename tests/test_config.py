@@ -168,3 +168,17 @@ def test_radii_read_and_print_as_the_literature_writes_them(levels: int) -> None
     assert _number(f"{levels}/255") == levels / 255
     assert pixel_fraction(levels / 255) == f"{levels}/255"
     assert pixel_fraction(0.031) == "0.031" and pixel_fraction(1.0) == "1"
+
+
+def test_a_radius_of_training_that_was_forgotten_is_refused() -> None:
+    """The presets of the papers search with numbers of their own, which another threat does not move."""
+    wanted = {"preset": "cifar10-resnet18", "methods": ["dynat"], "threat": {"norm": "l2", "eps": 0.5}}
+    with pytest.raises(ConfigError, match=r"runs.dynat.inner.eps: 0.031 is far .* set training.inner.eps=0.5 and"):
+        load(wanted)
+    inner = load({**wanted, "training": {"inner": {"eps": 0.5, "step_size": 0.125}}}).runs["dynat"].inner
+    assert (inner.eps, inner.step_size) == (0.5, 0.125)
+
+
+def test_a_radius_of_zero_is_not_the_threats() -> None:
+    with pytest.raises(ConfigError, match="greater than 0"):
+        load({"training": {"inner": {"eps": 0}}})

@@ -24,7 +24,7 @@ from dynat.cli.common import (
     read_experiment,
     say,
 )  # fmt: skip
-from dynat.config import ConfigError, Run, names
+from dynat.config import ConfigError, Run, Threat, names
 from dynat.config.load import PARAMS
 from dynat.config.options import External
 from dynat.config.parts import Dataset
@@ -39,7 +39,7 @@ def check(params: Params = PARAMS, set_: Set = None) -> None:
     print(f"preset {experiment.preset}: data set {experiment.dataset.name}, ", end="")
     print(f"{experiment.threat.norm} eps {experiment.threat.eps:g}")
     for name, run in experiment.runs.items():
-        print(f"  {name}: {_summary(run)}, seeds {','.join(map(str, experiment.seeds[name]))}")
+        print(f"  {name}: {_summary(run, experiment.threat)}, seeds {','.join(map(str, experiment.seeds[name]))}")
     print(f"attacks: {', '.join(experiment.attacks)}")
 
 
@@ -223,7 +223,7 @@ def transfer(
     run_transfer(wanted, places=Places(data, results), device=device, say=say)
 
 
-def _summary(run: Run) -> str:
+def _summary(run: Run, threat: Threat) -> str:
     """A run in a line: what it is, then what differs from the usual."""
     if run.method == "external":
         first = f", {External.model_validate(run.options)}" if run.options["mean"] else ""
@@ -233,6 +233,7 @@ def _summary(run: Run) -> str:
     said += [f"guide labels in {run.guide_mode} mode"] if run.guide_mode != "train" else []
     said += [f"beta {run.beta:g}"] if run.beta is not None else []
     said += [f"consistency {run.consistency:g}"] if run.consistency else []
+    said += [f"inner eps {run.inner.eps:g}"] if run.inner.eps not in (None, threat.eps) else []
     said += [f"inner {run.inner.objective}"] if run.inner.objective != "own" else []
     said += ["no clean forward"] if run.guide and not run.clean_forward and run.method in ("at", "lbgat") else []
     said += ["clean forward"] if run.clean_forward and not run.guide else []

@@ -24,6 +24,9 @@ from dynat.config.strict import ConfigError, nearest
 
 PRESETS = Path("config/presets")
 PARAMS = Path("params.yaml")
+FAR = 4
+"""A training's radius may be so many times the threat's or as small a share; beyond, one of them was forgotten."""
+
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -195,7 +198,7 @@ def _run(name: str, row: Any, training: dict[str, Any], top: dict[str, Any], thr
     fields = dict(row) if row.get("method") == "external" else merge(training, row)
     if isinstance(fields.get("inner", {}), Mapping):
         inner = dict(fields.get("inner", {}))
-        inner["eps"] = inner.get("eps") or threat.eps
+        inner["eps"] = threat.eps if inner.get("eps") is None else inner["eps"]
         fields["inner"] = inner
     # A default guide, beta or clean forward is for the runs that read them; on the others it is absent,
     # so that changing it touches nothing else.
@@ -214,6 +217,11 @@ def _run(name: str, row: Any, training: dict[str, Any], top: dict[str, Any], thr
     run = _checked(Run, fields, where)
     if threat.norm == "linf" and run.inner.eps is not None and run.inner.eps >= 1:
         raise ConfigError(f"{where}.inner.eps: {run.inner.eps:g} is outside (0,1): write 8/255 rather than 8")
+    if run.inner.eps is not None and not threat.eps / FAR <= run.inner.eps <= threat.eps * FAR:
+        raise ConfigError(
+            f"{where}.inner.eps: {run.inner.eps:g} is far from the threat's {threat.norm} eps {threat.eps:g}: "
+            f"set training.inner.eps={threat.eps:g} and training.inner.step_size={threat.eps / 4:g} too"
+        )
     if run.inner.step_size is None and run.inner.eps is not None:
         run = run.model_copy(update={"inner": run.inner.model_copy(update={"step_size": run.inner.eps / 4})})
     return run

@@ -58,7 +58,7 @@ class Run(Strict):
     ema: Annotated[Real, Field(ge=0, lt=1)] = 0.0
     """Decay per step of an exponential moving average of the target's weights; 0 is off."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Arithmetic of the networks; auto is bfloat16 on a GPU and float32 elsewhere. Losses are float32."""
+    """Arithmetic of the networks; auto is bfloat16 where the processor multiplies in it. Losses are float32."""
 
     compiled: bool = False
     """Pass the networks through torch.compile; changes losses in their last bits."""

@@ -1,8 +1,9 @@
 """Which runs can be told apart: in every column, each run against the best one on the same pictures.
 
-Exact McNemar over the seeds that both runs have, Holm-corrected within the column. The test speaks about
-these trained models on these pictures; how much another training would differ is what the spread over
-seeds shows.
+Exact McNemar over the seeds that both runs have. The best of a column is chosen by the same pictures, so any two of
+its runs might have been compared: p-values are multiplied by the number of those pairs. Against a run that was fixed
+beforehand, Holm's correction for the comparisons made is enough. Either way the test speaks about these trained
+networks on these pictures; how much another training would differ is what the spread over seeds shows.
 """
 
 from __future__ import annotations
@@ -36,13 +37,22 @@ class Comparison:
     only_best: int
     p: float | None
     """None where the two have no seed in common."""
-    p_holm: float | None
+    p_corrected: float | None
+    """For how many comparisons were made, or might have been."""
     difference: float | None = None
     """How much larger a share of the common pictures, over the common seeds, the run withstands."""
 
     @property
     def distinguishable(self) -> bool:
-        return self.p_holm is not None and self.p_holm < LEVEL
+        """Whether the two differ, the same way by votes as by accuracy."""
+        votes = self.only_run - self.only_best
+        return self.p_corrected is not None and self.p_corrected < LEVEL and votes * (self.difference or 0.0) > 0
+
+    @property
+    def behind(self) -> bool:
+        """Whether the run is told from the best as the worse of the two. Seeds that only one of them has can make a
+        run best which loses on the common ones."""
+        return self.distinguishable and self.only_run < self.only_best
 
 
 def column_metrics(metrics: Mapping[str, Any], column: str) -> Mapping[str, Any] | None:
@@ -64,7 +74,9 @@ def compare(results: Path, metrics: Mapping[str, Mapping[str, Any]], columns: Se
     for column in columns:
         best = best_runs(metrics, column)[0]
         verdicts = {run: _verdicts(results / run, m, column) for run, m in metrics.items() if column_metrics(m, column)}
-        found += _corrected([_pair(column, run, best, verdicts) for run in verdicts if run != best])
+        pairs = len(verdicts) * (len(verdicts) - 1) / 2
+        for test in (_pair(column, run, best, verdicts) for run in verdicts if run != best):
+            found.append(replace(test, p_corrected=None if test.p is None else min(1.0, pairs * test.p)))
     return found
 
 
@@ -76,7 +88,7 @@ def against(
     if not have or not column_metrics(metrics[reference], column):
         return {}
     verdicts = {run: _verdicts(results / run, metrics[run], column) for run in (reference, *have)}
-    return {c.run: c for c in _corrected([_pair(column, run, reference, verdicts) for run in have])}
+    return {c.run: c for c in _by_holm([_pair(column, run, reference, verdicts) for run in have])}
 
 
 def _verdicts(run_folder: Path, metrics: Mapping[str, Any], column: str) -> pd.Series[int]:
@@ -97,7 +109,7 @@ def _pair(column: str, run: str, best: str, verdicts: Mapping[str, pd.Series[int
     return Comparison(column, run, best, test.n, seeds, test.only_first, test.only_second, test.p, None, difference)
 
 
-def _corrected(comparisons: Sequence[Comparison]) -> list[Comparison]:
+def _by_holm(comparisons: Sequence[Comparison]) -> list[Comparison]:
     tested = [c.p for c in comparisons if c.p is not None]
     adjusted = iter(holm(tested))
-    return [replace(c, p_holm=None if c.p is None else next(adjusted)) for c in comparisons]
+    return [replace(c, p_corrected=None if c.p is None else next(adjusted)) for c in comparisons]

@@ -14,12 +14,12 @@ from typing import Any
 
 import pandas as pd
 
-from dynat.config import Experiment, Run, names
+from dynat.config import Experiment, Run
 from dynat.report import words
 from dynat.report.comparisons import Comparison, against, column_metrics
 
-LABELLING = ("labels", "guide", "guide_mode", "beta", "clean_forward")
-"""Fields that belong to having a guide; all else is the same in twins."""
+LABELLING = ("labels", "guide", "guide_mode", "beta")
+"""Fields that belong to having a guide; all else is the same in twins, the clean forward for BatchNorm too."""
 
 AT_MOST = 2
 """An ablation changes so many fields of the reference, no more."""
@@ -41,7 +41,7 @@ def twins(experiment: Experiment) -> list[tuple[str, str]]:
     usual = [name for name, run in experiment.runs.items() if run.labels == "dynamic" and _usual(experiment, run)]
     found = []
     for static, run in experiment.runs.items():
-        if run.labels == "true" and not run.clean_forward:
+        if run.labels == "true":
             same = [name for name in usual if apart[name] == apart[static]]
             found += [(static, name) for name in same[:1]]
     return found
@@ -50,8 +50,7 @@ def twins(experiment: Experiment) -> list[tuple[str, str]]:
 def _usual(experiment: Experiment, run: Run) -> bool:
     """Whether a run has its guide as the reference has it, so that its twin differs in the labels alone."""
     base = experiment.runs[reference(experiment) or ""]
-    shown = not names.METHODS[run.method].forwards_clean
-    return (run.guide_mode, run.beta, run.clean_forward) == (base.guide_mode, base.beta, shown)
+    return (run.guide_mode, run.beta) == (base.guide_mode, base.beta)
 
 
 def reference(experiment: Experiment) -> str | None:
@@ -98,7 +97,8 @@ def to_markdown(found: tuple[str, list[Ablation]] | None) -> str:
         "",
         f"Runs that change a field or two of `{base}`. Cells: accuracy in percent, mean over seeds; below it the "
         f"difference from `{base}` in points over their common seeds and pictures. Bold: a difference that the paired "
-        "exact McNemar test tells from none (Holm-corrected within the column, p below 0.05).",
+        "exact McNemar test tells from none (Holm-corrected within the column, p below 0.05): between these trained networks, so with one seed it is no "
+        "verdict on the change itself.",
     ]
     return "\n".join(lines) + "\n"
 
@@ -113,14 +113,14 @@ def to_csv(found: tuple[str, list[Ablation]] | None) -> str:
             "n": cell["n"],
             "reference": base,
             "difference": _difference(row, column),
-            "p_holm": row.tests[column].p_holm if column in row.tests else None,
+            "p_corrected": row.tests[column].p_corrected if column in row.tests else None,
         }
         for base, rows in ([found] if found else [])
         for row in rows
         for column, cell in row.cells.items()
     ]
     out = io.StringIO()
-    columns = ["run", "changed", "attack", "accuracy", "n", "reference", "difference", "p_holm"]
+    columns = ["run", "changed", "attack", "accuracy", "n", "reference", "difference", "p_corrected"]
     pd.DataFrame(records, columns=columns).to_csv(out, index=False, lineterminator="\n")
     return out.getvalue()
 
@@ -170,5 +170,5 @@ def _flat(run: Run, without: tuple[str, ...] = ()) -> dict[str, Any]:
         else:
             flat[key] = value
     if flat.get("awp"):
-        flat["awp"] = f"gamma {flat['awp']['gamma']:g}"
+        flat["awp"] = ", ".join(f"{key} {_said(value)}" for key, value in flat["awp"].items())
     return flat

@@ -120,7 +120,7 @@ def _runs(names: Sequence[str]) -> str:
 def _told_apart(column: str, table: Table) -> tuple[list[str], list[str]]:
     """The runs that a test cannot tell from the best, and those that no test could compare."""
     tests = [cell.comparison for _, place, cell in table.cells() if place.name == column and cell.comparison]
-    close = [test.run for test in tests if test.p is not None and not test.distinguishable]
+    close = [test.run for test in tests if test.p is not None and not test.behind]
     return close, [test.run for test in tests if test.p is None]
 
 

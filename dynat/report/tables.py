@@ -49,7 +49,7 @@ class Cell:
     @property
     def mark(self) -> str:
         """The sign after the value: the one place where a cell is given one."""
-        if self.best or self.comparison is None or self.comparison.distinguishable:
+        if self.best or self.comparison is None or self.comparison.behind:
             return ""
         return UNTESTED if self.comparison.p is None else DAGGER
 
@@ -63,7 +63,7 @@ class Cell:
             return f"no seed in common with {test.best}"
         return (
             f"against {test.best} on {test.pictures:,} pictures: only {test.run} stands on {test.only_run:,}, "
-            f"only {test.best} on {test.only_best:,}; Holm-corrected p = {test.p_holm:.2g}"
+            f"only {test.best} on {test.only_best:,}; p = {test.p_corrected:.2g}, corrected for all pairs of runs"
         )
 
 
@@ -166,7 +166,7 @@ def to_csv(table: Table) -> str:
                 "best": cell.best,
                 "compared_with": test.best if test else None,
                 "p": test.p if test else None,
-                "p_holm": test.p_holm if test else None,
+                "p_corrected": test.p_corrected if test else None,
                 "failed_gates": " ".join(row.failed),
             }
         )
@@ -195,8 +195,8 @@ def to_markdown(table: Table) -> str:
 def notes(table: Table) -> list[str]:
     """What a reader of this table must know; nothing about marks that it does not have."""
     marks = {
-        DAGGER: f"{DAGGER} not distinguishable from the best of its column "
-        f"(paired exact McNemar test, Holm-corrected p of at least {LEVEL:g}).",
+        DAGGER: f"{DAGGER} not distinguishable from the best of its column (paired exact McNemar test, p of at least "
+        f"{LEVEL:g} when corrected for all pairs of runs). The test compares these trained networks; another seed's differ too.",
         DOUBTED: f"{DOUBTED} fails a validity gate: its robust accuracies are upper bounds, not results; "
         "report.html says which.",
         UNTESTED: f"{UNTESTED} no seed in common with the best of its column, so not tested.",
