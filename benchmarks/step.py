@@ -17,6 +17,7 @@ The variants, each with what the one before it has:
 from __future__ import annotations
 
 import argparse
+import gc
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -31,7 +32,8 @@ from common import CLASSES, Row, alternating, finish, machine, matrix_rate, nois
 from dynat import models
 from dynat.config import Run, Threat
 from dynat.config.parts import Inner
-from dynat.training.precision import arithmetic
+from dynat.training.captured import Captured
+from dynat.training.precision import Precise, arithmetic
 from dynat.training.trainer import Trainer
 
 VARIANTS = (
@@ -93,13 +95,28 @@ def variant(name: str, pair: str, batch: int, device: torch.device) -> Work:
         captured="captured" in name,
     )
     if name != "unfolded":
-        return lambda: trainer._step(x, y)
+
+        def step() -> None:
+            trainer._step(x, y)
+            as_named(trainer)
+
+        return step
 
     def unfolded() -> None:
         with on_the_network_itself():
             trainer._step(x, y)
 
     return unfolded
+
+
+def as_named(trainer: Trainer) -> None:
+    """A step that quietly fell back to plain code would be timed, and believed, under the wrong name."""
+    networks = [net for net in (trainer.pair.target, trainer.pair.guide) if isinstance(net, Precise)]
+    views = [view for net in networks for view in net._searched]
+    if any(code.run is code.net for part in (*networks, *views) for code in part._compiled):
+        raise RuntimeError("torch.compile failed; the warning above says why")
+    if isinstance(trainer.advance, Captured) and trainer.advance.plain:
+        raise RuntimeError("the step could not be recorded; the warning above says why")
 
 
 @contextmanager
@@ -124,8 +141,10 @@ def measure(
     work, rows, memory = {}, {}, {}
     for name in names:
         began = time.perf_counter()
+        gc.collect()  # trainers refer to themselves, so those of another pair are still there
         try:
             if device.type == "cuda":
+                torch.cuda.empty_cache()
                 torch.cuda.reset_peak_memory_stats()
                 before = torch.cuda.memory_allocated()
             step = variant(name, pair, batch, device)

@@ -39,7 +39,8 @@ def test_its_fast_steps_agree_with_the_plain_one(gpu: tuple[str, dict[str, Any]]
     rows = {row["step"]: row for row in gpu[1]["correct"]}
     assert set(rows) == {"folded view, logits", "again", "captured", "bfloat16"}
     assert {row["verdict"] for row in rows.values()} == {"agrees"}
-    assert rows["again"]["all apart"] == 0.0
+    assert rows["again"]["all apart"] == rows["again"]["update apart"] == 0.0
+    assert 0 < rows["bfloat16"]["update apart"] < 0.5, "it is the update that is compared"
 
 
 def test_a_part_that_fails_costs_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -73,3 +74,21 @@ def test_the_step_benchmark_names_machine_and_n(tmp_path: Path) -> None:
     assert set(steps) >= {"authors", "label-once", "unfolded", "ours"}
     assert steps["authors"]["times authors"] == 1.0
     assert printed.rstrip().splitlines()[-1].split()[:2] == ["small:small", found["rows"][-1]["step"]]
+
+
+def test_a_fallback_is_not_timed_under_another_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    import torch
+    from step import measure  # type: ignore[import-not-found]
+
+    def broken(*_: Any, **__: Any) -> Any:
+        def run(_: Any) -> Any:
+            raise RuntimeError("no C compiler")
+
+        return run
+
+    monkeypatch.setattr(torch, "compile", broken)
+    with pytest.warns(UserWarning, match="no C compiler"):
+        rows = measure("small:small", 4, torch.device("cpu"), ["compiled", "ours"], rounds=1, repeats=1, top=1.0)
+    assert "torch.compile failed" in rows[0]["error"]
+    assert rows[1]["ms"] > 0

@@ -341,6 +341,7 @@ def test_a_step_is_recorded_once_and_replayed_or_runs_plainly(broken: bool, monk
         "stream": lambda _: nullcontext(),
         "CUDAGraph": FakeGraph,
         "graph": graph,
+        "set_stream": lambda _: None,
         "synchronize": lambda: None,
     }.items():
         monkeypatch.setattr(torch.cuda, name, value)
@@ -364,3 +365,8 @@ def test_a_step_is_recorded_once_and_replayed_or_runs_plainly(broken: bool, monk
     assert bool(heard) == broken
     assert (recorded.graph is None) == broken
     assert captured.WARM_UP == 2
+
+    heard.clear()
+    recorded.forget()
+    assert recorded.graph is None and recorded(value, value, value)["loss"].item() == 15.0
+    assert (recorded.graph is None) == broken, "recorded anew, and not tried again where it failed"

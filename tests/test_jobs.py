@@ -87,6 +87,14 @@ def test_what_a_training_leaves(done: Places) -> None:
     assert [file.name for file in done.state.iterdir()] == ["exams"], "the state is no longer needed"
 
 
+@pytest.mark.parametrize("precision", ["float32", "auto"])
+def test_float32_is_not_tf32(precision: str, places: Places, monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch allows convolutions on a GPU ten bits of mantissa by default."""
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    run_training(training_spec(tiny.run(epochs=1, precision=precision)), seed=0, places=places, say=lambda _: None)
+    assert torch.backends.cudnn.allow_tf32 == (precision == "auto")
+
+
 def test_the_config_beside_the_weights_says_what_was_trained(done: Places) -> None:
     spec, written = training_spec(tiny.dynat()), {}
     for seed in SEEDS:

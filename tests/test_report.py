@@ -114,7 +114,9 @@ def test_the_correction_is_for_all_pairs_of_the_column(tmp_path: Path) -> None:
     beside, compared = contest(tmp_path / "beside", a=better, b=worse, c=worse)
     assert marks(beside)["b"] == marks(beside)["c"] == (False, "†")
     assert [c.p for c in compared] == [pytest.approx(2 / 64)] * 2
-    assert [c.p_corrected for c in compared] == [pytest.approx(3 * 2 / 64)] * 2, "b against c might have been tested too"
+    assert [c.p_corrected for c in compared] == [pytest.approx(3 * 2 / 64)] * 2, (
+        "b against c might have been tested too"
+    )
 
 
 def test_the_best_that_loses_on_the_common_seeds_proves_nothing(tmp_path: Path) -> None:

@@ -36,6 +36,7 @@ def run_training(
 ) -> Path:
     """Train what `spec` says and publish it; a training that was interrupted goes on."""
     torch.backends.cudnn.benchmark = True  # a training's batches are of one shape
+    torch.backends.cudnn.allow_tf32 = spec.run.precision != "float32"  # which torch allows convolutions by default
     with joined(world(), choose_device(device)) as chosen:
         return _train(spec, seed, places, chosen, world(), say)
 

@@ -97,8 +97,8 @@ def to_markdown(found: tuple[str, list[Ablation]] | None) -> str:
         "",
         f"Runs that change a field or two of `{base}`. Cells: accuracy in percent, mean over seeds; below it the "
         f"difference from `{base}` in points over their common seeds and pictures. Bold: a difference that the paired "
-        "exact McNemar test tells from none (Holm-corrected within the column, p below 0.05): between these trained networks, so with one seed it is no "
-        "verdict on the change itself.",
+        "exact McNemar test tells from none (Holm-corrected within the column, p below 0.05): between these trained "
+        "networks, so with one seed it is no verdict on the change itself.",
     ]
     return "\n".join(lines) + "\n"
 

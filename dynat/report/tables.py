@@ -196,7 +196,8 @@ def notes(table: Table) -> list[str]:
     """What a reader of this table must know; nothing about marks that it does not have."""
     marks = {
         DAGGER: f"{DAGGER} not distinguishable from the best of its column (paired exact McNemar test, p of at least "
-        f"{LEVEL:g} when corrected for all pairs of runs). The test compares these trained networks; another seed's differ too.",
+        f"{LEVEL:g} when corrected for all pairs of runs). The test compares these trained networks; another seed's "
+        "differ too.",
         DOUBTED: f"{DOUBTED} fails a validity gate: its robust accuracies are upper bounds, not results; "
         "report.html says which.",
         UNTESTED: f"{UNTESTED} no seed in common with the best of its column, so not tested.",

@@ -1,12 +1,13 @@
 """A training step recorded as one CUDA graph: search, both backward passes and update, launched at once.
 
 On a small network the GPU waits for Python to launch some thousand kernels per step. A recording launches them
-by itself. It holds the shapes, addresses and Python values of the moment, so the trainer records anew in
+by itself. It holds the shapes, addresses and Python values of the moment, so the trainer has it forgotten before
 every epoch; the learning rate, which changes within one, is a tensor.
 """
 
 from __future__ import annotations
 
+import gc
 import warnings
 from collections.abc import Callable
 
@@ -28,6 +29,11 @@ class Captured:
         self.stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         self.graph: torch.cuda.CUDAGraph | None = None
         self.plain = False
+        """Whether a recording failed; it is not tried again."""
+
+    def forget(self) -> None:
+        """The next step is recorded anew, on the same stream: each stream costs libraries memory of its own."""
+        self.graph = None
 
     def __call__(self, *inputs: Tensor) -> dict[str, Tensor]:
         if self.plain:
@@ -52,13 +58,15 @@ class Captured:
 
     def _record(self, *inputs: Tensor) -> bool:
         self.inputs = [tensor.clone() for tensor in inputs]
-        graph = torch.cuda.CUDAGraph()
+        graph, before = torch.cuda.CUDAGraph(), torch.cuda.current_stream()
+        gc.collect()  # what is freed during a recording would be a part of it, an old recording above all
         try:
             with torch.cuda.graph(graph, stream=self.stream):
                 self.seen = self.step(*self.inputs)
         except RuntimeError as error:
             # Recording runs nothing, so nothing has to be undone.
             self.plain = True
+            torch.cuda.set_stream(before)  # torch leaves the recording's own where ending it failed
             torch.cuda.synchronize()
             warnings.warn(f"the step cannot be recorded and runs plainly: {error}", stacklevel=2)
             return False

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
+
 import torch
 from torch import Tensor, nn
 
 from dynat import models
 from dynat.config import Run
-from dynat.training.precision import precise
+from dynat.training.precision import Precise, precise
 from dynat.training.step import Pair
 from dynat.training.world import ALONE, World
 
@@ -27,6 +29,14 @@ def build_pair(run: Run, *, classes: int, channels: int, seed: int, device: torc
         precise(world.joined(network, device), run.precision, device, compiled=run.compiled) for network in networks
     ]
     return Pair(made[0], made[1] if len(made) > 1 else None)
+
+
+def average_of(network: nn.Module) -> nn.Module:
+    """A copy that `update_average` lets follow. It is validated alone, which is not worth a compilation."""
+    average = copy.deepcopy(network).requires_grad_(False)
+    if isinstance(average, Precise):
+        average.plain()
+    return average
 
 
 @torch.no_grad()

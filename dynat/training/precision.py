@@ -35,6 +35,10 @@ class Precise(nn.Module):
             logits: Tensor = run(pictures)
         return logits.float()
 
+    def plain(self) -> None:
+        """From now on without compiled code."""
+        self._compiled.clear()
+
     def searched(self) -> nn.Module:
         """The network as the inner search sees it now."""
         if not self._searched:

@@ -1,12 +1,11 @@
 """The training loop: epochs of joint steps, a validation after each, the state saved, the best kept.
 
 Every epoch draws its order, crops and noise from generators seeded by (seed, epoch), so a training that was
-killed and goes on is the training that was not killed.
+killed and goes on is the training that was not killed (on a GPU up to rounding: it may choose other kernels).
 """
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import math
 import time
@@ -21,7 +20,7 @@ from dynat import methods
 from dynat.config import Run, Threat
 from dynat.data import Dataset, Pictures, augment, to_pixels
 from dynat.training.captured import Captured, Step
-from dynat.training.networks import Weights, build_pair, update_average, weights_of
+from dynat.training.networks import Weights, average_of, build_pair, update_average, weights_of
 from dynat.training.schedule import learning_rate
 from dynat.training.state import TrainingState
 from dynat.training.step import joint_step
@@ -92,7 +91,7 @@ class Trainer:
         self.pair = build_pair(
             run, classes=len(data.classes), channels=data.channels, seed=seed, device=device, world=self.world
         )
-        self.average = copy.deepcopy(self.pair.target).requires_grad_(False) if run.ema else None
+        self.average = average_of(self.pair.target) if run.ema else None
         self.recorded = run.captured and device.type == "cuda"
         self.optimiser = torch.optim.SGD(
             self.pair.parameters(),
@@ -104,7 +103,7 @@ class Trainer:
             fused=True,
         )
         self.noise = torch.Generator(device)
-        self.advance: Step = self._advance
+        self.advance: Step = Captured(self._advance) if self.recorded else self._advance
         self.finished = 0
         self.history: list[Row] = []
         self.best: dict[str, Any] | None = None
@@ -149,11 +148,11 @@ class Trainer:
         return row
 
     def begin_epoch(self) -> None:
-        """What every epoch starts with: fresh noise, training mode, and a recording, which knows this epoch alone."""
+        """What every epoch starts with: fresh noise, training mode, and no recording, which knows its epoch alone."""
         self.noise.manual_seed(self._seed("noise"))
         self.pair.train()
-        if self.recorded:
-            self.advance = Captured(self._advance)
+        if isinstance(self.advance, Captured):
+            self.advance.forget()
 
     def _step(self, pixels: Tensor, truth: Tensor) -> dict[str, Tensor]:
         """A step on a whole batch. All that is random is drawn for all of it; then each process takes its share."""
