@@ -39,6 +39,21 @@ def test_gairat_weights_are_the_published_curve_brought_to_mean_one(
     torch.testing.assert_close(weights / weights[4] * 0.5, raw, atol=6e-4, rtol=0.0)
 
 
+@pytest.mark.parametrize(
+    ("weighting", "raw"),
+    [("sigmoid", [0.98201, 0.88080, 0.26894, 0.00247]), ("discrete", [1.0, 9 / 11, 6 / 11, 1 / 11])],
+)
+def test_gairats_other_weights_at_known_counts(
+    weighting: str, raw: list[float], target: TwoLayers, batch: tuple[Tensor, Tensor]
+) -> None:
+    """After 0, 2, 5 and 10 of 10 steps."""
+    inner = {"steps": 10, "eps": 0.1, "step_size": 0.02}
+    method = methods.build(make_run(method="gairat", inner=inner, options={"weighting": weighting}), THREAT)
+    assert isinstance(method, Gairat)
+    weights = method.weights(lesson(target, batch, 1.0, torch.tensor([0.0, 2.0, 5.0, 10.0])))
+    assert weights.tolist() == pytest.approx([4 * value / sum(raw) for value in raw], abs=1e-4)
+
+
 def test_gairat_counts_every_correct_iterate_before_its_update(target: TwoLayers, batch: tuple[Tensor, Tensor]) -> None:
     run = make_run(method="gairat", inner={"steps": 5, "eps": 0.3, "step_size": 0.1, "start": "none"})
     method = methods.build(run, THREAT)
@@ -216,6 +231,36 @@ def test_awp_leaves_no_trace_in_batchnorm_and_updates_from_the_perturbed_point(
     torch.testing.assert_close(results[0.5].first.weight, stepped - offset["first.weight"])
     torch.testing.assert_close(results[0.5].norm.running_mean, worse.norm.running_mean)
     assert results[0.5].norm.num_batches_tracked == worse.norm.num_batches_tracked
+
+
+def test_awp_as_released_moves_against_trades_on_true_labels(
+    target: TwoLayers, guide: TwoLayers, batch: tuple[Tensor, Tensor]
+) -> None:
+    """CE(f(x), y) + 6 KL(p(x) || p(x')), whatever loss is then taken at the worse weights."""
+    pictures, truth = batch
+    found = (pictures + 0.05).clamp(max=1.0)
+    run = make_run(labels="dynamic", guide="small", awp={"gamma": 0.05, "warm_up": 0.0, "proxy": "trades"})
+    method = methods.build(run, THREAT)
+    method.search = lambda *_, **__: Found(found)  # type: ignore[method-assign]
+    assert (guide.train()(pictures).argmax(1) != truth).any(), "dynamic labels that are not the true ones"
+    reference = copy.deepcopy(target).train()
+    clean, adversarial = reference(pictures).log_softmax(1), reference(found).log_softmax(1)
+    divergence = (clean.exp() * (clean - adversarial)).sum(1)
+    (-clean[torch.arange(len(truth)), truth] + 6 * divergence).mean().backward()
+
+    moved: dict[str, Tensor] = {}
+    before = {name: value.detach().clone() for name, value in target.named_parameters()}
+
+    def update(_: Tensor) -> None:
+        moved.update({name: value.detach() - before[name] for name, value in target.named_parameters()})
+
+    pair = Pair(target.train(), guide.train())
+    joint_step(pair, method, run, pictures, truth, pictures, progress=0.0, update=update)
+    for name, parameter in reference.named_parameters():
+        if parameter.ndim > 1:
+            assert parameter.grad is not None
+            expected = 0.05 * before[name].norm() * parameter.grad / parameter.grad.norm()
+            torch.testing.assert_close(moved[name], expected)
 
 
 def test_awp_never_moves_the_guide(target: TwoLayers, guide: TwoLayers, batch: tuple[Tensor, Tensor]) -> None:
