@@ -173,6 +173,14 @@ def test_markdown_shows_spread_or_interval_and_says_n(results: Path) -> None:
     assert len({line.count("|") for line in text.splitlines() if line.startswith("|")}) == 1
 
 
+def test_ablations_keep_the_notes_of_their_columns(results: Path) -> None:
+    text = (results / "tables" / "ablations.md").read_text()
+    heading = text.splitlines()[0]
+    assert heading == "| Run | Changed | Clean | FGSM | PGD-20 | AutoAttack<br><sub>n = 100</sub> |"
+    assert "n = 200 test pictures unless the column says otherwise, 1 to 2 seeds per run" in text
+    assert "with one seed it is no verdict on the change itself" in text
+
+
 def test_tex_is_whole_and_plain(results: Path) -> None:
     text = (results / "tables" / "main.tex").read_text()
     assert text.isascii()

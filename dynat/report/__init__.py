@@ -48,7 +48,7 @@ def write_report(results: Path, experiment: Experiment) -> None:
     atomic_text(results / "tables" / "main.md", tables.to_markdown(table))
     atomic_text(results / "tables" / "main.tex", latex.to_tex(table))
     ablated = contrasts.ablations(results, experiment, metrics)
-    atomic_text(results / "tables" / "ablations.md", contrasts.to_markdown(ablated))
+    atomic_text(results / "tables" / "ablations.md", contrasts.to_markdown(ablated, table))
     atomic_text(results / "tables" / "ablations.csv", contrasts.to_csv(ablated))
     captions = figures.draw_all(results, experiment, metrics, _histories(results, metrics))
     atomic_text(results / "report.html", page.render(results, experiment, metrics, table, captions))

@@ -17,6 +17,7 @@ import pandas as pd
 from dynat.config import Experiment, Run
 from dynat.report import words
 from dynat.report.comparisons import Comparison, against, column_metrics
+from dynat.report.tables import UPPER_BOUNDS, Table
 
 LABELLING = ("labels", "guide", "guide_mode", "beta")
 """Fields that belong to having a guide; all else is the same in twins, the clean forward for BatchNorm too."""
@@ -81,25 +82,30 @@ def ablations(
     return (base, rows) if near else None
 
 
-def to_markdown(found: tuple[str, list[Ablation]] | None) -> str:
+def to_markdown(found: tuple[str, list[Ablation]] | None, table: Table) -> str:
+    """The ablations, their columns and runs marked as in the main table."""
     if found is None:
         return "No run of this experiment differs from a run with dynamic labels in only a field or two.\n"
     base, rows = found
     columns = list(rows[0].cells)
+    headings = {column.name: column.heading for column in table.columns}
+    marks = {row.run: row.mark for row in table.rows}
     lines = [
-        f"| Run | Changed | {' | '.join(words.column_title(c) for c in columns)} |",
+        f"| Run | Changed | {' | '.join(headings[c] for c in columns)} |",
         f"|:---|:---|{'---:|' * len(columns)}",
     ]
     for row in rows:
         cells = [_shown(row, column) for column in columns]
-        lines.append(f"| `{row.run}` | {row.change} | {' | '.join(cells)} |")
+        lines.append(f"| `{row.run}`{marks[row.run]} | {row.change} | {' | '.join(cells)} |")
     lines += [
         "",
-        f"Runs that change a field or two of `{base}`. Cells: accuracy in percent, mean over seeds; below it the "
+        f"{table.about} Runs that change a field or two of `{base}`. Cells: mean over seeds; below it the "
         f"difference from `{base}` in points over their common seeds and pictures. Bold: a difference that the paired "
         "exact McNemar test tells from none (Holm-corrected within the column, p below 0.05): between these trained "
         "networks, so with one seed it is no verdict on the change itself.",
     ]
+    if any(marks[row.run] for row in rows):
+        lines += ["", UPPER_BOUNDS]
     return "\n".join(lines) + "\n"
 
 

@@ -22,6 +22,10 @@ UNTESTED = "‡"
 DOUBTED = "§"
 ABSENT = "–"
 
+UPPER_BOUNDS = (
+    f"{DOUBTED} fails a validity gate: its robust accuracies are upper bounds, not results; report.html says which."
+)
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -75,6 +79,11 @@ class Column:
     """Whether it is about fewer pictures than the caption says."""
     note: str
     """What sets it apart from the caption: fewer pictures, other weights, another radius; often empty."""
+
+    @property
+    def heading(self) -> str:
+        """Title and note in Markdown."""
+        return f"{self.title}<br><sub>{self.note}</sub>" if self.note else self.title
 
 
 @dataclass(frozen=True)
@@ -183,7 +192,7 @@ def to_markdown(table: Table) -> str:
         precision = f" ± {cell.spread}" if cell.spread else f" <sub>[{cell.interval}]</sub>"
         return f"{value}{cell.mark}{precision}"
 
-    titles = [f"{c.title}<br><sub>{c.note}</sub>" if c.note else c.title for c in table.columns]
+    titles = [column.heading for column in table.columns]
     lines = [
         "| " + " | ".join(["Run", "Method", *titles]) + " |",
         "|:---|:---|" + "---:|" * len(titles),
@@ -194,15 +203,14 @@ def to_markdown(table: Table) -> str:
 
 def notes(table: Table) -> list[str]:
     """What a reader of this table must know; nothing about marks that it does not have."""
-    marks = {
+    texts = {
         DAGGER: f"{DAGGER} not distinguishable from the best of its column (paired exact McNemar test, p of at least "
         f"{LEVEL:g} when corrected for all pairs of runs). The test compares these trained networks; another seed's "
         "differ too.",
-        DOUBTED: f"{DOUBTED} fails a validity gate: its robust accuracies are upper bounds, not results; "
-        "report.html says which.",
+        DOUBTED: UPPER_BOUNDS,
         UNTESTED: f"{UNTESTED} no seed in common with the best of its column, so not tested.",
     }
-    said = [text for mark, text in marks.items() if mark in table.marks]
+    said = [text for mark, text in texts.items() if mark in table.marks]
     if any(column.fewer for column in table.columns):
         said.append(
             "A column with an n of its own is about the first n test pictures: compare it within itself, "
