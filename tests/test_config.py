@@ -182,3 +182,12 @@ def test_a_radius_of_training_that_was_forgotten_is_refused() -> None:
 def test_a_radius_of_zero_is_not_the_threats() -> None:
     with pytest.raises(ConfigError, match="greater than 0"):
         load({"training": {"inner": {"eps": 0}}})
+
+
+def test_the_headline_of_a_preset_goes_with_its_attack() -> None:
+    assert load({"attacks": ["clean", "pgd-20"]}).headline == "pgd-20"
+    assert load({"attacks": ["autoattack", "clean"]}).headline == "autoattack"
+    with pytest.raises(ConfigError, match="headline: unknown attack 'autoatack': did you mean 'autoattack'"):
+        load({"headline": "autoatack"})
+    with pytest.raises(ConfigError, match="headline: unknown attack 'cw-20'"):
+        load({"attacks": ["clean", "pgd-20"], "headline": "cw-20"})

@@ -108,3 +108,38 @@ def test_a_job_of_the_pipeline_finds_it(plugin: Path) -> None:
     job = run(plugin, "-m", "dynat", "train", "--spec", written.stdout, "--data", str(plugin / "nothing"))
     assert "unknown method" not in job.stderr
     assert "nothing" in job.stderr, "the job should get as far as missing its pictures"
+
+
+def test_an_attack_of_ones_own_is_examined_as_printed(tmp_path: Path) -> None:
+    blocks = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    (tmp_path / "corners.py").write_text(next(text for text in blocks if "ATTACKS" in text))
+    told = """
+import torch
+from dynat import models
+from dynat.attacks import examine
+from dynat.config import load
+from tests import tiny
+
+plan = load({"plugins": ["corners"], "attacks": {"corners": {"steps": 7}}, "runs": {"at": {"target": "mine"}}})
+attack = plan.attacks["corners"].model_copy(update={"batch": 16})
+exam = examine(models.build("mine", classes=5, channels=1).eval(), tiny.dataset().test, attack)
+assert plan.attacks["corners"].steps == 7 and exam.refuted_claims == 0
+print(int(exam.columns["correct"].sum()), len(exam.columns["correct"]))
+"""
+    network = """
+from dynat.config import names
+from dynat.models.small import small
+
+names.NETWORKS["mine"] = "corners:build"
+
+
+def build(classes, channels):
+    return small(classes=classes, channels=channels)
+"""
+    with (tmp_path / "corners.py").open("a") as file:
+        file.write(network)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])}
+    done = subprocess.run([sys.executable, "-c", told], cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    stands, shown = map(int, done.stdout.split())
+    assert 0 <= stands < shown

@@ -133,6 +133,10 @@ def _resolve(preset_name: str, preset: dict[str, Any], given: dict[str, Any]) ->
     attacks = {name: _attack(name, row, threat) for name, row in section["attacks"].items()}
     if not attacks:
         raise ConfigError(f"attacks: name at least one: {', '.join(sorted(names.ATTACKS))}, pgd-20, cw-20")
+    headline = top.get("headline")
+    chosen = isinstance(given.get("attacks"), list) and "headline" not in given
+    if headline is None or (chosen and headline not in attacks):  # a preset's goes with the attack that nobody chose
+        headline = list(attacks)[-1]
     return _checked(
         Experiment,
         {
@@ -145,7 +149,7 @@ def _resolve(preset_name: str, preset: dict[str, Any], given: dict[str, Any]) ->
             "attacks": attacks,
             "probing": _checked(Probing, section["probing"], "probing"),
             "threads": top.get("threads", 1),
-            "headline": top.get("headline", list(attacks)[-1]),
+            "headline": headline,
         },
         "",
     )
