@@ -13,7 +13,7 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-from dynat.config import names
+from dynat.config import Dataset, names
 
 PACKAGE = Path(__file__).parent
 
@@ -47,6 +47,17 @@ def probe_sources() -> list[Path]:
 def data_sources(source: str) -> list[Path]:
     """The files on which a prepared data set depends."""
     return [*_files(("data/pictures.py",)), _module_file(names.SOURCES[source])]
+
+
+def listing(dataset: Dataset) -> str:
+    """A digest of the names and sizes of all files of somebody's own pictures; other sources are known by theirs."""
+    if dataset.source != "folder" or dataset.path is None:
+        return ""
+    root = Path(dataset.path).expanduser()
+    files = sorted(
+        (file.relative_to(root).as_posix(), file.stat().st_size) for file in root.rglob("*") if file.is_file()
+    )
+    return hashlib.sha256(repr(files).encode()).hexdigest()[:16] if files else ""
 
 
 def metrics_sources() -> list[Path]:

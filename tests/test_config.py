@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dynat.config import ConfigError, digest, load
-from dynat.config.load import merge
+from dynat.config.layers import merge
 from dynat.config.strict import _number, pixel_fraction
 
 REFUSED: list[tuple[dict[str, Any], str]] = [

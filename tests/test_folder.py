@@ -12,9 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from dynat import provenance
 from dynat.config import Dataset as DatasetConfig
+from dynat.config import load as load_config
 from dynat.data import DataError, load, prepare
 from dynat.data.folder import natural
+from dynat.jobs import guard
+from dynat.places import Places
 
 
 def paint(file: Path, colour: tuple[int, int, int], size: tuple[int, int] = (6, 6)) -> None:
@@ -147,3 +151,23 @@ def test_natural_order_is_total(names: list[str]) -> None:
     backwards = list(reversed(names))
     assert once == sorted(backwards, key=natural)
     assert sorted(["10", "9", "1", "01"], key=natural) == ["01", "1", "9", "10"]
+
+
+def test_a_picture_more_is_another_data_set(tree: Path) -> None:
+    before = provenance.listing(own(tree))
+    assert before == provenance.listing(own(tree)) != ""
+    paint(tree / "test" / "class9" / "another.png", (1, 2, 3))
+    assert provenance.listing(own(tree)) != before
+    assert provenance.listing(own(tree / "nowhere")) == ""
+    assert provenance.listing(DatasetConfig(name="cifar10", source="cifar10", path=str(tree))) == ""
+
+
+@pytest.mark.parametrize("prepared", [False, True])
+def test_too_few_classes_for_autoattack_are_noticed_before_any_job(prepared: bool, tree: Path, tmp_path: Path) -> None:
+    given = {"preset": "folder", "dataset": {"name": "own", "path": str(tree), "size": 6}}
+    places = Places(data=tmp_path / "data")
+    if prepared:
+        prepare(own(tree), places.data)
+    with pytest.raises(ValueError, match=r"attacks.autoattack: .* at least 4 classes, and own has 2: use pgd"):
+        guard.before_any_job(load_config(given), places, tmp_path / "records")
+    guard.before_any_job(load_config({**given, "attacks": ["clean", "pgd-20"]}), places, tmp_path / "records")

@@ -296,6 +296,29 @@ def test_damaged_and_missing_files(name: str, wide: torch.nn.Module, tmp_path: P
         load_foreign(wide, tmp_path / name)
 
 
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"<!DOCTYPE html><title>404</title>", "not a checkpoint: it begins with '<!DOCTYPE html>"),
+        (b"version https://git-lfs.github.com/spec/v1", "begins with 'version https"),
+        (b"", "it is empty"),
+    ],
+)
+def test_what_is_no_checkpoint_is_shown(content: bytes, said: str, wide: torch.nn.Module, tmp_path: Path) -> None:
+    (tmp_path / "theirs.pt").write_bytes(content)
+    with pytest.raises(ValueError, match=said):
+        load_foreign(wide, tmp_path / "theirs.pt")
+
+
+@pytest.mark.parametrize("kept", [0.1, 0.5, 0.99])
+def test_a_broken_download_is_damaged(kept: float, wide: torch.nn.Module, tmp_path: Path) -> None:
+    torch.save(wide.state_dict(), tmp_path / "theirs.pt")
+    content = (tmp_path / "theirs.pt").read_bytes()
+    (tmp_path / "theirs.pt").write_bytes(content[: int(kept * len(content))])
+    with pytest.raises(ValueError, match=r"theirs.pt: not a checkpoint, or damaged \(.+\)"):
+        load_foreign(wide, tmp_path / "theirs.pt")
+
+
 def test_the_external_section_makes_rows() -> None:
     theirs = {"checkpoint": "models/theirs.pt", "network": "wrn34-10"}
     experiment = load({"external": {"theirs": theirs}, "methods": ["at"], "seeds": [3, 4]})

@@ -12,7 +12,7 @@ import typer
 import yaml
 
 from dynat.config import ConfigError, Experiment, load, names
-from dynat.config.load import merge, read_yaml
+from dynat.config.layers import merge, read_yaml
 
 app = typer.Typer(
     help="Dynamic Label Adversarial Training and its baselines: train, attack, compare.\n\n"

@@ -13,11 +13,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
 from pydantic import BaseModel, ValidationError
 
 from dynat.config import names
 from dynat.config.attacks import Attack, Probing
+from dynat.config.layers import merge, parsed, read_yaml
 from dynat.config.parts import Dataset, Threat
 from dynat.config.schema import Experiment, Run
 from dynat.config.strict import ConfigError, nearest
@@ -39,7 +39,7 @@ def load(params: Mapping[str, Any] | Path = PARAMS, *, presets: Path = PRESETS) 
     """The experiment that params describe; `ConfigError` says where and why it cannot be run."""
     if isinstance(params, Path):
         params = read_yaml(params)
-    given = {key: _parsed(value) for key, value in params.items() if value is not None}
+    given = {key: parsed(value) for key, value in params.items() if value is not None}
     _known_top_level(given, "params.yaml")
     preset_name = str(given.get("preset", "digits"))
     return _resolve(preset_name, _preset(preset_name, presets), given)
@@ -63,42 +63,6 @@ def _preset(name: str, presets: Path, above: tuple[str, ...] = ()) -> dict[str, 
     _known_top_level(content, str(file))
     base = content.pop("extends", None)
     return content if base is None else merge(_preset(str(base), presets, (*above, name)), content)
-
-
-def read_yaml(path: Path) -> dict[str, Any]:
-    try:
-        content = yaml.safe_load(path.read_text())
-    except FileNotFoundError:
-        raise ConfigError(f"{path}: no such file (run from the project's folder)") from None
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: not valid YAML: {error}") from None
-    if content is None:
-        return {}
-    if not isinstance(content, dict):
-        raise ConfigError(f"{path}: expected 'key: value' lines, found {type(content).__name__}")
-    return content
-
-
-def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """`over` laid on `base`, mapping by mapping; a null changes nothing, `factors` is one value."""
-    result = dict(base)
-    for key, value in over.items():
-        if value is None and key in base:
-            continue
-        if isinstance(value, Mapping) and isinstance(result.get(key), Mapping) and key != "factors":
-            value = merge(result[key], value)
-        result[key] = value
-    return result
-
-
-def _parsed(value: Any) -> Any:
-    """`snakemake --config 'seeds=[0,1]'` arrives as text; read it as YAML."""
-    if isinstance(value, str) and value.strip()[:1] in ("[", "{"):
-        try:
-            return yaml.safe_load(value)
-        except yaml.YAMLError:
-            raise ConfigError(f"{value}: not a whole list or mapping; write [0, 1] or {{epochs: 5}}") from None
-    return value
 
 
 def _folder_name(name: str, where: str) -> None:

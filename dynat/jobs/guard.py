@@ -9,12 +9,13 @@ And without a record Snakemake takes whatever lies there as fresh. Records trave
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from base64 import urlsafe_b64encode
 from pathlib import Path
 
-from dynat.config import Experiment, load
+from dynat.config import Experiment, load, names
 from dynat.config.load import PARAMS
 from dynat.files import atomic_write
 from dynat.places import Places
@@ -24,7 +25,9 @@ RECORDS = Path(".snakemake/metadata")
 
 
 def before_any_job(experiment: Experiment, places: Places, records: Path = RECORDS) -> None:
-    """`ValueError` if results would pass for what they are not; records that are links become files."""
+    """`ValueError` if results would pass for what they are not, or an attack cannot be run on these classes; records
+    that are links become files."""
+    refuse_too_few_classes(experiment, places)
     refuse_strangers(experiment, places, records)
     own_records(records)
 
@@ -36,6 +39,29 @@ def own_records(records: Path = RECORDS) -> int:
         content = file.read_bytes()
         atomic_write(file, lambda draft, content=content: draft.write_bytes(content))  # type: ignore[misc]
     return len(linked)
+
+
+def refuse_too_few_classes(experiment: Experiment, places: Places) -> None:
+    """AutoAttack would say so itself, but only after all trainings."""
+    targeted = [name for name, a in experiment.attacks.items() if "apgd-t" in (a.kind, *names.attack_parts(a.kind))]
+    count = _classes(experiment, places)
+    if targeted and count is not None and count < 4:
+        raise ValueError(
+            f"attacks.{targeted[0]}: AutoAttack's targeted DLR loss needs at least 4 classes, and "
+            f"{experiment.dataset.name} has {count}: use pgd and cw with restarts instead"
+        )
+
+
+def _classes(experiment: Experiment, places: Places) -> int | None:
+    """How many classes there are, as far as can be known before the data are prepared."""
+    info = places.pictures(experiment.dataset.name) / "info.json"
+    if info.exists():
+        with contextlib.suppress(ValueError, KeyError, TypeError):  # whoever reads the data set says what is wrong
+            return len(json.loads(info.read_text())["classes"])
+    train = Path(experiment.dataset.path or "").expanduser() / "train"
+    if experiment.dataset.source == "folder" and train.is_dir():
+        return sum(entry.is_dir() and not entry.name.startswith(".") for entry in train.iterdir())
+    return None
 
 
 def refuse_strangers(experiment: Experiment, places: Places, records: Path = RECORDS) -> None:

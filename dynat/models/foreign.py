@@ -73,14 +73,20 @@ def _read(path: Path) -> Any:
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
+        with path.open("rb") as file:
+            begins = file.read(40)
+        if not begins.startswith((b"PK", b"\x80")):  # an archive or a pickle: what torch.save has ever written
+            what = f"it begins with {begins.decode(errors='replace')!r}" if begins else "it is empty"
+            raise ValueError(f"{path}: not a checkpoint: {what}")
         return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
+    except pickle.UnpicklingError:
         raise ValueError(
-            f"{path}: holds more than weights, and reading it would run its code ({str(error).splitlines()[0][:120]}). "
+            f"{path}: holds more than weights, and reading it would run its code; or it is damaged. "
             "Save its state_dict() alone where it comes from"
         ) from None
-    except (SafetensorError, RuntimeError, EOFError, KeyError, IsADirectoryError) as error:
-        raise ValueError(f"{path}: not a checkpoint, or damaged ({str(error)[:120]})") from None
+    except (SafetensorError, RuntimeError, EOFError, KeyError, OSError) as error:
+        said = str(error).partition("\n")[0][:120] or type(error).__name__
+        raise ValueError(f"{path}: not a checkpoint, or damaged ({said})") from None
 
 
 def _unwrapped(content: Any, path: Path) -> Tensors:

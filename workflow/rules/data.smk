@@ -10,5 +10,7 @@ rule data:
     localrule: True
     params:
         spec=EXPERIMENT.dataset.model_dump_json(),
+        # A picture more or less is another data set.
+        pictures=provenance.listing(EXPERIMENT.dataset),
     shell:
         "dynat data --spec {params.spec:q} > {log} 2>&1"
