@@ -27,6 +27,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"training": {"epochs": 0}}, "runs.natural.epochs: .*greater than or equal to 1"),
     ({"training": {"epochs": True}}, "runs.natural.epochs: a whole number is wanted"),
     ({"training": {"ema": 1.0}}, "runs.natural.ema: .*less than 1"),
+    ({"methods": []}, r"^methods: choose at least one: natural, at"),
     ({"threat": {"eps": 8}}, r"threat: eps 8 is outside \(0,1\).*8/255 rather than 8"),
     ({"threat": {"eps": "8/0"}}, "threat.eps: '8/0' is not a number"),
     ({"training": {"inner": {"eps": 8}}}, r"inner.eps: 8 is outside \(0,1\)"),
@@ -43,12 +44,12 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"attacks": {"../x": {"kind": "pgd"}}}, "attacks.../x: '../x' becomes the name of a folder"),
     ({"seeds": "[0,1"}, "not a whole list or mapping"),
     ({"seeds": [0, 0]}, "seeds: .*names a seed twice"),
-    ({"runs": {"at": {"seeds": []}}}, "seeds.*at least 1"),
+    ({"runs": {"at": {"seeds": []}}}, "^seeds: name at least one"),
     ({"runs": {"x": {"method": "at", "options": {"tight": 1}}}}, "unknown key 'tight'"),
     ({"beta": "big"}, "runs.dynat.beta: 'big' is not a number"),
     ({"beta": -1}, "runs.dynat.beta: .*greater than or equal to 0"),
     ({"seeds": [0, "x"]}, "seeds.*valid integer"),
-    ({"seeds": []}, "seeds.*at least 1"),
+    ({"seeds": []}, "^seeds: name at least one"),
     ({"dataset": {"source": "mnist"}}, "dataset.source: unknown source 'mnist'"),
     ({"dataset": {"source": "folder"}}, "needs path .* and size"),
     ({"headline": "pgd-10"}, "headline: unknown attack 'pgd-10': did you mean 'pgd-20'"),
@@ -191,3 +192,8 @@ def test_the_headline_of_a_preset_goes_with_its_attack() -> None:
         load({"headline": "autoatack"})
     with pytest.raises(ConfigError, match="headline: unknown attack 'cw-20'"):
         load({"attacks": ["clean", "pgd-20"], "headline": "cw-20"})
+
+
+def test_somebody_elses_network_may_be_named_among_the_methods() -> None:
+    theirs = {"theirs": {"checkpoint": "theirs.pt", "network": "small"}}
+    assert set(load({"external": theirs, "methods": ["at", "theirs"]}).runs) == {"at", "theirs"}

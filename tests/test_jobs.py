@@ -374,9 +374,9 @@ def test_another_seed_is_added_without_examining_the_others_again(
 
 REFUSED: list[tuple[list[str], str]] = [
     (["train", "dynta"], "dynat: unknown run 'dynta': did you mean 'dynat'?"),
-    (["train"], "dynat: config: name a run: "),
+    (["train"], "dynat: config: say which run: "),
     (["attack", "dynat", "pgd20"], "dynat: unknown attack 'pgd20': did you mean 'pgd-20'?"),
-    (["attack", "dynat"], "dynat: config: name a attack: "),
+    (["attack", "dynat"], "dynat: config: say which attack: "),
     (["train", "dynat", "--data", "nowhere"], "nowhere/digits/info.json: no such file; run `dynat data`"),
     (["train", "dynat", "--device", "cuda"], "'cuda' was asked for, but torch sees no GPU here: use --device auto"),
     (["train", "dynat", "--device", "gpu"], "unknown device 'gpu': auto, cpu, cuda or cuda:1"),

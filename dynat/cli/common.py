@@ -68,8 +68,10 @@ def quick_imports() -> Iterator[None]:
 
 
 def named(name: str | None, known: dict[str, Any], kind: str) -> str:
+    if not known:
+        raise ConfigError(f"this experiment has no {kind}")
     if name is None:
-        raise ConfigError(f"name a {kind}: {', '.join(known)}")
+        raise ConfigError(f"say which {kind}: {', '.join(known)}")
     return names.known(kind, name, known)
 
 

@@ -92,7 +92,9 @@ def _resolve(preset_name: str, preset: dict[str, Any], given: dict[str, Any]) ->
     plugins = (named,) if isinstance(named, str) else tuple(named)
     names.import_plugins(plugins)
 
-    rows = _selected(section["runs"], top.get("methods")) | _external(section["external"], section["runs"])
+    rows = _selected(section["runs"], top.get("methods"), section["external"]) | _external(
+        section["external"], section["runs"]
+    )
     threat = _checked(Threat, section["threat"], "threat")
     attacks = {name: _attack(name, row, threat) for name, row in section["attacks"].items()}
     if not attacks:
@@ -126,12 +128,15 @@ def _mapping(value: Any) -> dict[str, Any]:
     return dict(value or {})
 
 
-def _selected(rows: dict[str, Any], methods: Any) -> dict[str, Any]:
+def _selected(rows: dict[str, Any], methods: Any, external: Mapping[str, Any]) -> dict[str, Any]:
+    """The runs that `methods` chooses; those of `external` are rows in any case, and may be named."""
     if methods in (None, "all"):
         return rows
     wanted = [methods] if isinstance(methods, str) else list(methods)
+    if not wanted:
+        raise ConfigError(f"methods: choose at least one: {', '.join(rows)}")
     for name in wanted:
-        if name not in rows:
+        if name not in rows and name not in external:
             raise ConfigError(f"methods: unknown run '{name}': {nearest(str(name), rows)}")
     return {name: row for name, row in rows.items() if name in wanted}
 
@@ -202,6 +207,8 @@ def _seeds(name: str, row: Any, top: dict[str, Any], given: dict[str, Any]) -> A
         return [0]
     seeds = given["seeds"] if "seeds" in given else row.get("seeds", top.get("seeds", [0]))
     seeds = [seeds] if isinstance(seeds, int) else seeds
+    if seeds == []:
+        raise ConfigError("seeds: name at least one, such as [0]")
     if isinstance(seeds, list) and len(set(map(str, seeds))) < len(seeds):
         raise ConfigError(f"runs.{name}.seeds: {seeds} names a seed twice")
     return seeds
