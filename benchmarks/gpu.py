@@ -31,8 +31,9 @@ from dynat.training.trainer import Trainer
 PAIRS = ("resnet18:resnet18", "resnet18:resnet18-heavy", "wrn34-10:resnet18-heavy")
 TRAINING_PICTURES, EPOCHS = 48_000, 100
 # How far losses at equal weights, and then one update, may lie apart, as a share. Signs of tiny gradients turn on
-# rounding: weights moved by 1e-7 of themselves moved losses by 3e-4 and updates by 0.05. A lost update is 1 apart.
-TOLERANCE = {"float32": (5e-3, 0.3), "bfloat16": (0.05, 0.9)}
+# rounding: on a CPU, weights moved by 1e-7 of themselves moved losses by up to 5e-4 and the update by 0.24 (ResNet-18
+# beside ResNet-18, batch 16, float32; larger batches are calmer). A lost update is 1 apart, one the wrong way 2.
+TOLERANCE = {"float32": (5e-3, 0.5), "bfloat16": (0.05, 0.9)}
 
 
 @dataclass
