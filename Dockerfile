@@ -1,4 +1,4 @@
-# The whole pipeline in one image: what requirements.lock says, a C compiler for torch.compile, the project in /app.
+# The whole pipeline in one image: the packages of requirements.lock, a C compiler for torch.compile, the project in /app.
 # CUDA comes with the torch wheels; the driver comes from the host. How to build and run it: docs/container.md
 #
 #   docker build -t dynat .
@@ -6,8 +6,8 @@
 
 ARG BASE=debian:12.12-slim
 
-# --- what both stages stand on: changes least -------------------------------------------------------------------
-# (apt fetches as a user of its own, who has to be able to read the certificates.)
+# --- the system packages of both stages: they change least --------------------------------------------------------
+# (apt downloads as a separate user, which must be able to read the certificates.)
 FROM ${BASE} AS system
 ARG DEBIAN_MIRROR=
 RUN --mount=type=secret,id=ca,mode=0444 \
@@ -24,7 +24,7 @@ RUN --mount=type=secret,id=ca,mode=0444 \
         ca-certificates g++ git python3 python3-dev tini > /dev/null; \
     rm -rf /var/lib/apt/lists/*
 
-# --- Python packages: their own layer, made anew only when the lock changes --------------------------------------
+# --- Python packages: a separate layer, built again only when the lock changes -----------------------------------
 FROM system AS environment
 ARG DEBIAN_MIRROR=
 ARG PYTHON_INDEX=
@@ -45,7 +45,7 @@ RUN --mount=type=secret,id=ca,mode=0444 \
     /opt/uv/bin/pip install --quiet --no-cache-dir --disable-pip-version-check "uv==$UV"; \
     python3 -m venv --without-pip /opt/venv
 COPY requirements.lock /tmp/requirements.lock
-# Bytecode now: whoever runs the image may not write here, and each short job would compile torch again.
+# Compile bytecode now: the user of the image cannot write here, and each short job would compile torch again.
 RUN --mount=type=secret,id=ca \
     --mount=type=secret,id=netrc,target=/root/.netrc \
     set -eu; \
@@ -58,8 +58,8 @@ RUN --mount=type=secret,id=ca \
 FROM system
 COPY --from=environment /opt/venv /opt/venv
 
-# Any user may run this, also one without a name (docker run --user 1234:1234): who asks for the name is told one,
-# the home is everybody's, and git does not mind that a mounted project belongs to somebody else.
+# Any user id can run this image, also one without a name (docker run --user 1234:1234): the name is set, every user
+# can write to the home folder, and git accepts a mounted project of another owner.
 ENV PATH=/opt/venv/bin:$PATH \
     VIRTUAL_ENV=/opt/venv \
     HOME=/home/dynat \
@@ -76,15 +76,15 @@ RUN set -eu; \
 
 WORKDIR /app
 COPY . .
-# The repository is not in the image, so DVC is told not to look for one; a project mounted over /app has its own.
-# The folders of state belong to everybody, the code to nobody.
+# The repository is not in the image, so DVC is configured without one; a project mounted over /app has its own.
+# Every user can write to the folders of results and state, and no user can write to the code.
 RUN --mount=type=bind,from=environment,source=/opt/uv,target=/opt/uv \
     set -eu; \
     /opt/uv/bin/uv pip install --quiet --no-cache --no-deps --no-build-isolation --editable .; \
     python -m compileall -q dynat; \
     printf '[core]\n    no_scm = true\n' > .dvc/config.local; \
-    mkdir -p .snakemake data logs metrics plots results runs; \
-    chmod 1777 . .dvc .snakemake data logs metrics plots results runs
+    mkdir -p .snakemake data logs metrics plots results state; \
+    chmod 1777 . .dvc .snakemake data logs metrics plots results state
 
 ARG VERSION=0.1.0
 ARG REVISION=unknown
@@ -96,7 +96,7 @@ LABEL org.opencontainers.image.title="dynat" \
       org.opencontainers.image.documentation="docs/container.md"
 
 USER 1000:1000
-# `docker stop` is ^C, for Snakemake and its jobs (tini -g): all ends at once and in order, and the next run goes on.
+# `docker stop` acts like ^C for Snakemake and its jobs (tini -g): all of them stop in order, and the next run resumes.
 STOPSIGNAL SIGINT
 ENTRYPOINT ["tini", "-s", "-g", "--", "/app/tools/entrypoint"]
 CMD ["snakemake", "--cores", "all", "all"]

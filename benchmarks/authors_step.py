@@ -1,8 +1,8 @@
-"""The authors' training step, restated from their formulas as an eager float32 program: the yardstick.
+"""The authors' training step, restated from their formulas as an eager float32 program: the reference for timings.
 
 Per step: ten inner steps, each with a forward of the guide (train mode) for the labels, a forward of the
 target and a gradient; then an adversarial, an unused clean and a guide forward; one backward; one SGD step.
-That is 24 F + 13 G forwards' worth of work where 24 F + 3 G would do.
+That is the work of 24 F + 13 G forwards, where 24 F + 3 G would do.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from torch import Tensor, nn
 def authors_step(
     target: nn.Module,
     guide: nn.Module,
-    optimiser: torch.optim.Optimizer,
+    optimizer: torch.optim.Optimizer,
     x: Tensor,
     y: Tensor,
     *,
     label_once: bool = False,
 ) -> Tensor:
-    """`label_once` leaves out the guide's ten repeated forwards and nothing else: the first line of the ablation."""
+    """`label_once` only leaves out the guide's ten repeated forwards: the first line of the ablation."""
     eps, alpha, steps = 0.031, 0.007, 10
     target.eval()
     adversarial = x.detach() + 0.001 * torch.randn_like(x)
@@ -35,12 +35,12 @@ def authors_step(
         adversarial = adversarial.detach() + alpha * gradient.sign()
         adversarial = torch.min(torch.max(adversarial, x - eps), x + eps).clamp(0.0, 1.0)
     target.train()
-    optimiser.zero_grad()
-    on_adversarial = target(adversarial.detach())
+    optimizer.zero_grad()
+    adversarial_logits = target(adversarial.detach())
     target(x)
     guide_logits = guide(x) if guide_logits is None else guide_logits
     labels = guide_logits.detach().argmax(1)
-    loss = F.cross_entropy(guide_logits, y) + F.cross_entropy(on_adversarial, labels)
+    loss = F.cross_entropy(guide_logits, y) + F.cross_entropy(adversarial_logits, labels)
     loss.backward()
-    optimiser.step()
+    optimizer.step()
     return loss.detach()

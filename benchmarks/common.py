@@ -1,4 +1,4 @@
-"""What every benchmark shares: the machine in words, timings that alternate, a table last and a JSON beside it."""
+"""What every benchmark shares: a description of the machine, alternating timings, a printed table and a JSON file."""
 
 from __future__ import annotations
 
@@ -11,31 +11,31 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the pipeline's jobs run; read when torch is loaded
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as in the pipeline's jobs; read when torch is loaded
 
 import torch
 
 from dynat import models
-from dynat.data import Dataset, Pictures
+from dynat.data import Dataset, LabeledImages
 
 CLASSES, SIDE = 10, 32
 Row = dict[str, Any]
 
 
 def machine(device: torch.device) -> dict[str, Any]:
-    """Where and with what a number was measured."""
-    said: dict[str, Any] = {"torch": torch.__version__, "python": platform.python_version()}
+    """The machine and the versions with which a number was measured."""
+    versions: dict[str, Any] = {"torch": torch.__version__, "python": platform.python_version()}
     if device.type == "cuda":
-        return {"machine": torch.cuda.get_device_name(), "cuda": torch.version.cuda, **said}
+        return {"machine": torch.cuda.get_device_name(), "cuda": torch.version.cuda, **versions}
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
     name = next((line.partition(":")[2].strip() for line in lines if "model name" in line), platform.machine())
     capability = torch.backends.cpu.get_cpu_capability()
-    return {"machine": f"{name}, {os.cpu_count()} cores, {capability}", "threads": torch.get_num_threads(), **said}
+    return {"machine": f"{name}, {os.cpu_count()} cores, {capability}", "threads": torch.get_num_threads(), **versions}
 
 
 def multiply_adds(name: str) -> float:
-    """Multiply-adds of one forward on one 32x32 picture, counted on a network without storage."""
+    """Multiply-adds of one forward on one 32x32 image, counted on a network without weights."""
     with torch.device("meta"):
         network = models.build(name, classes=CLASSES, channels=3)
         total = 0
@@ -59,16 +59,16 @@ def step_flops(pair: str, batch: int) -> float:
     return 2 * (24 * f + 3 * g) * batch
 
 
-def noise_data(pictures: int) -> Dataset:
-    """Random pictures: convolutions of zeros would be faster than those of real ones."""
+def noise_data(images: int) -> Dataset:
+    """Random images: convolutions of zeros would be faster than those of real ones."""
     generator = torch.Generator().manual_seed(0)
 
-    def some(count: int) -> Pictures:
+    def noise(count: int) -> LabeledImages:
         images = torch.randint(0, 256, (count, 3, SIDE, SIDE), dtype=torch.uint8, generator=generator)
-        return Pictures(images, torch.randint(CLASSES, (count,), generator=generator))
+        return LabeledImages(images, torch.randint(CLASSES, (count,), generator=generator))
 
     classes = tuple(map(str, range(CLASSES)))
-    return Dataset("noise", classes, some(pictures), some(100), some(10), "none")
+    return Dataset("noise", classes, noise(images), noise(100), noise(10), "none")
 
 
 def finish(device: torch.device) -> None:
@@ -79,16 +79,16 @@ def finish(device: torch.device) -> None:
 def alternating(
     work: Mapping[str, Callable[[], object]], device: torch.device, *, rounds: int, repeats: int = 1
 ) -> dict[str, list[float]]:
-    """Seconds per call; every round times each once, so that a busy moment hits all of them."""
+    """Seconds per call; every round times each once, so that other load on the machine affects all of them."""
     seconds: dict[str, list[float]] = {name: [] for name in work}
     for _ in range(rounds):
-        for name, once in work.items():
+        for name, call in work.items():
             finish(device)
-            began = time.perf_counter()
+            started = time.perf_counter()
             for _ in range(repeats):
-                once()
+                call()
             finish(device)
-            seconds[name].append((time.perf_counter() - began) / repeats)
+            seconds[name].append((time.perf_counter() - started) / repeats)
     return seconds
 
 
@@ -101,7 +101,7 @@ def ratios(seconds: Mapping[str, list[float]], reference: str) -> dict[str, floa
 
 
 def matrix_rate(device: torch.device, dtype: torch.dtype, side: int) -> float:
-    """FLOP/s of a large matrix product on random data: the ceiling that a step is held against."""
+    """FLOP/s of a large matrix product on random data: the ceiling for the rate of a step."""
     a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
     seconds = alternating({"mm": lambda: torch.mm(a, b)}, device, rounds=10)["mm"][3:]
     return 2 * side**3 / statistics.median(seconds)

@@ -1,4 +1,4 @@
-"""What the pipeline costs beside its jobs: a small experiment, one job at a time, in a copy of the project.
+"""The overhead of the pipeline beside its jobs: a small experiment, one job at a time, in a copy of the project.
 
     python benchmarks/dag.py
 
@@ -21,11 +21,11 @@ import torch
 from common import machine, table, write
 
 ROOT = Path(__file__).parents[1]
-EXPERIMENT = ("preset=digits", "methods=[at,dynat]", "seeds=[0]", "training={epochs: 2}", "attacks=[clean,pgd-5]")
+EXPERIMENT = ("preset=digits", "select=[at,dynat]", "seeds=[0]", "training={epochs: 2}", "attacks=[clean,pgd-5]")
 
 
-def copy_of_the_project(to: Path) -> None:
-    """What git knows or would take, so that nothing here is touched and no old result is found."""
+def copy_project(to: Path) -> None:
+    """Copies tracked files and untracked ones that git does not ignore, so no old result is used."""
     listed = subprocess.run(
         ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
         cwd=ROOT,
@@ -41,23 +41,23 @@ def copy_of_the_project(to: Path) -> None:
 
 def call(folder: Path) -> float:
     """Seconds of one call of the pipeline."""
-    words = [sys.executable, "-m", "snakemake", "--cores", "1", "all"]
-    words += ["--config", *EXPERIMENT, "headline=pgd-5"]
+    command = [sys.executable, "-m", "snakemake", "--cores", "1", "all"]
+    command += ["--config", *EXPERIMENT, "headline=pgd-5"]
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-    began = time.perf_counter()
-    done = subprocess.run(words, cwd=folder, env={**os.environ, "PATH": path}, capture_output=True, text=True)
-    if done.returncode:
-        raise RuntimeError(f"the pipeline failed:\n{done.stderr[-2000:]}")
-    return time.perf_counter() - began
+    started = time.perf_counter()
+    process = subprocess.run(command, cwd=folder, env={**os.environ, "PATH": path}, capture_output=True, text=True)
+    if process.returncode:
+        raise RuntimeError(f"the pipeline failed:\n{process.stderr[-2000:]}")
+    return time.perf_counter() - started
 
 
-def recorded(folder: Path) -> tuple[int, float]:
-    """Jobs that Snakemake recorded, and their seconds; a job leaves a record per output, all with its log."""
+def recorded_jobs(folder: Path) -> tuple[int, float]:
+    """How many jobs Snakemake recorded, and their seconds; a job has a record per output, all with its log."""
     jobs: dict[str, list[float]] = {}
     for file in (folder / ".snakemake" / "metadata").rglob("*"):
         if file.is_file():
-            said = json.loads(file.read_text())
-            jobs.setdefault(str(said["log"]), []).extend([said["starttime"], said["endtime"]])
+            record = json.loads(file.read_text())
+            jobs.setdefault(str(record["log"]), []).extend([record["starttime"], record["endtime"]])
     return len(jobs), sum(max(times) - min(times) for times in jobs.values())
 
 
@@ -67,16 +67,16 @@ def main() -> None:
     chosen = options.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        copy_of_the_project(folder)
+        copy_project(folder)
         whole = call(folder)
-        jobs, inside = recorded(folder)
+        jobs, inside = recorded_jobs(folder)
         idle = sorted(call(folder) for _ in range(3))[1]
     row = {
         "jobs": jobs,
         "whole call s": whole,
         "inside jobs s": inside,
-        "beside them s": whole - inside,
-        "share": f"{(whole - inside) / whole:.0%}",
+        "overhead s": whole - inside,
+        "overhead share": f"{(whole - inside) / whole:.0%}",
         "nothing to do s": idle,
     }
     about = {**machine(torch.device("cpu")), "n": "one call; nothing to do: median of 3"}

@@ -1,4 +1,4 @@
-"""Peak memory of a training step on a CPU: each variant in a process of its own, less what imports take.
+"""Peak memory of a training step on a CPU: each variant in its own process, minus the memory of imports.
 
     python benchmarks/memory.py --batch 128
 
@@ -22,8 +22,8 @@ def peak_mib() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def one(name: str, pair: str, batch: int) -> None:
-    """In a process of its own: two steps, then the peak above what was there before them."""
+def measure_variant(name: str, pair: str, batch: int) -> None:
+    """Run two steps in this process and print how much they raised its peak memory."""
     before = peak_mib()
     step = variant(name, pair, batch, torch.device("cpu"))
     step()
@@ -40,13 +40,13 @@ def main() -> None:
     options.add_argument("--json", type=Path, default=Path("benchmarks/out/memory.json"))
     chosen = options.parse_args()
     if chosen.one:
-        one(chosen.one, chosen.pair, chosen.batch)
+        measure_variant(chosen.one, chosen.pair, chosen.batch)
         return
     rows = []
     for name in chosen.variants:
-        words = [sys.executable, __file__, "--one", name, "--pair", chosen.pair, "--batch", str(chosen.batch)]
-        said = subprocess.run(words, check=True, capture_output=True, text=True).stdout.split()
-        rows.append({"pair": chosen.pair, "step": name, "peak MiB": round(float(said[-1]))})
+        command = [sys.executable, __file__, "--one", name, "--pair", chosen.pair, "--batch", str(chosen.batch)]
+        output = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
+        rows.append({"pair": chosen.pair, "step": name, "peak MiB": round(float(output[-1]))})
     about = {**machine(torch.device("cpu")), "batch": chosen.batch, "n": "two steps in one process each"}
     write(chosen.json, {**about, "rows": rows})
     print("\n" + "\n".join(f"{key}: {value}" for key, value in about.items()) + "\n\n" + table(rows))

@@ -1,17 +1,17 @@
-"""Training steps side by side in one process: the authors' restated step, then ours, one part after the other.
+"""Times training steps in one process: the authors' restated step, then ours, one change after the other.
 
-    python benchmarks/step.py                                        # ResNet-18 beside ResNet-18, on what there is
+    python benchmarks/step.py                                        # two ResNet-18, on the available device
     python benchmarks/step.py --pairs resnet18:resnet18-heavy --batch 128 --rounds 5
-    python benchmarks/step.py --variants authors ours compiled
+    python benchmarks/step.py --variants authors ours compile
 
-The variants, each with what the one before it has:
+The variants, each with the changes of the one before it:
   authors     their step, restated: 24 F + 13 G, eager, float32
   authors-strict  the same without TF32, which torch lets convolutions use on a GPU by default
   label-once  without the guide's ten repeated forwards: 24 F + 3 G
-  unfolded    our step, its search on the network itself: channels-last, fused optimiser
-  ours        the search on the folded view; what `dynat train` does in float32
+  unfolded    our step, PGD on the network itself: channels-last, fused optimizer
+  ours        PGD on the folded surrogate; what `dynat train` does in float32
   bfloat16    ours in bfloat16 (default on a GPU; elsewhere only where the processor computes in it)
-  compiled, captured, compiled+captured    the options of those names, on top of bfloat16 (float32 on a CPU)
+  compile, cuda_graph, compile+cuda_graph  the options of those names, on top of bfloat16 (float32 on a CPU)
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ from authors_step import authors_step
 from common import CLASSES, Row, alternating, finish, machine, matrix_rate, noise_data, ratios, step_flops, table, write
 
 from dynat import models
-from dynat.config import Run, Threat
-from dynat.config.parts import Inner
-from dynat.training.captured import Captured
-from dynat.training.precision import Precise, arithmetic
+from dynat.config import Run, ThreatModel
+from dynat.config.training import InnerAttack
+from dynat.nn.cuda_graph import CUDAGraphStep
+from dynat.nn.mixed_precision import MixedPrecision, compute_dtype
 from dynat.training.trainer import Trainer
 
 VARIANTS = (
@@ -43,15 +43,15 @@ VARIANTS = (
     "unfolded",
     "ours",
     "bfloat16",
-    "compiled",
-    "captured",
-    "compiled+captured",
+    "compile",
+    "cuda_graph",
+    "compile+cuda_graph",
 )
 Work = Callable[[], object]
 
 
 def our_trainer(pair: str, batch: int, device: torch.device, **changes: object) -> Trainer:
-    """A DYNAT training as the paper sets it up, on random pictures."""
+    """A DYNAT training as the paper sets it up, on random images."""
     target, guide = pair.split(":")
     fields: dict[str, object] = {
         "method": "at",
@@ -61,77 +61,77 @@ def our_trainer(pair: str, batch: int, device: torch.device, **changes: object) 
         "beta": 1.0,
         "clean_forward": True,
         "batch": batch,
-        "inner": Inner(eps=0.031, steps=10, step_size=0.007),
+        "inner": InnerAttack(eps=0.031, steps=10, step_size=0.007),
     }
     run = Run.model_validate({**fields, **changes})
-    trainer = Trainer(run, Threat(eps=0.031), noise_data(2 * batch), seed=0, device=device)
+    trainer = Trainer(run, ThreatModel(eps=0.031), noise_data(2 * batch), seed=0, device=device)
     trainer.begin_epoch()
     trainer._set_rate(0.01)
     return trainer
 
 
 def variant(name: str, pair: str, batch: int, device: torch.device) -> Work:
-    """One step of this kind on networks of its own; all kinds see the same pictures."""
-    pictures = noise_data(2 * batch).train.to(device)
-    x, y = pictures.images[:batch].float() / 255, pictures.labels[:batch]
+    """One step of this kind on its own networks; all kinds get the same images."""
+    image_set = noise_data(2 * batch).train.to(device)
+    x, y = image_set.images[:batch].float() / 255, image_set.labels[:batch]
     if name in ("authors", "authors-strict", "label-once"):
         target, guide = (models.build(net, classes=CLASSES, channels=3).to(device) for net in pair.split(":"))
-        optimiser = torch.optim.SGD([*target.parameters(), *guide.parameters()], 0.01, 0.9, weight_decay=2e-4)
+        optimizer = torch.optim.SGD([*target.parameters(), *guide.parameters()], 0.01, 0.9, weight_decay=2e-4)
         once = name == "label-once"
         with_tf32 = name != "authors-strict"
 
-        def theirs() -> None:
+        def authors() -> None:
             with torch.backends.cudnn.flags(enabled=True, benchmark=True, allow_tf32=with_tf32):
-                authors_step(target, guide, optimiser, x, y, label_once=once)
+                authors_step(target, guide, optimizer, x, y, label_once=once)
 
-        return theirs
-    low = name == "bfloat16" or (device.type == "cuda" and name not in ("unfolded", "ours"))
+        return authors
+    bfloat16 = name == "bfloat16" or (device.type == "cuda" and name not in ("unfolded", "ours"))
     trainer = our_trainer(
         pair,
         batch,
         device,
-        precision="bfloat16" if low else "float32",
-        compiled="compiled" in name,
-        captured="captured" in name,
+        precision="bfloat16" if bfloat16 else "float32",
+        compile="compile" in name,
+        cuda_graph="cuda_graph" in name,
     )
     if name != "unfolded":
 
         def step() -> None:
-            trainer._step(x, y)
-            as_named(trainer)
+            trainer.step(x, y)
+            check_no_fallback(trainer)
 
         return step
 
     def unfolded() -> None:
-        with on_the_network_itself():
-            trainer._step(x, y)
+        with without_surrogate():
+            trainer.step(x, y)
 
     return unfolded
 
 
-def as_named(trainer: Trainer) -> None:
-    """A step that quietly fell back to plain code would be timed, and believed, under the wrong name."""
-    networks = [net for net in (trainer.pair.target, trainer.pair.guide) if isinstance(net, Precise)]
-    views = [view for net in networks for view in net._searched]
-    if any(code.run is code.net for part in (*networks, *views) for code in part._compiled):
+def check_no_fallback(trainer: Trainer) -> None:
+    """A step that fell back to eager execution must not be timed under the name of the fast one."""
+    networks = [net for net in (trainer.networks.target, trainer.networks.guide) if isinstance(net, MixedPrecision)]
+    surrogates = [surrogate for net in networks for surrogate in net._surrogate]
+    if any(code.run is code.net for part in (*networks, *surrogates) for code in part._compiled):
         raise RuntimeError("torch.compile failed; the warning above says why")
-    if isinstance(trainer.advance, Captured) and trainer.advance.plain:
+    if isinstance(trainer.run_step, CUDAGraphStep) and trainer.run_step.eager:
         raise RuntimeError("the step could not be recorded; the warning above says why")
 
 
 @contextmanager
-def on_the_network_itself() -> Iterator[None]:
-    """For the ablation: the search without the folded view."""
-    with mock.patch("dynat.training.step.searched", lambda network: network):
+def without_surrogate() -> Iterator[None]:
+    """For the ablation: PGD without the folded surrogate."""
+    with mock.patch("dynat.training.step.surrogate_of", lambda network: network):
         yield
 
 
 def usable(device: torch.device) -> list[str]:
-    """The variants worth timing here."""
+    """The variants that are useful on this device."""
     if device.type == "cuda":
         return list(VARIANTS)
-    low = ["bfloat16"] if arithmetic("auto", device) == torch.bfloat16 else []
-    return ["authors", "label-once", "unfolded", "ours", *low]
+    bfloat16 = ["bfloat16"] if compute_dtype("auto", device) == torch.bfloat16 else []
+    return ["authors", "label-once", "unfolded", "ours", *bfloat16]
 
 
 def measure(
@@ -140,8 +140,8 @@ def measure(
     """A row per variant; one that fails is a row with its error and costs no other."""
     work, rows, memory = {}, {}, {}
     for name in names:
-        began = time.perf_counter()
-        gc.collect()  # trainers refer to themselves, so those of another pair are still there
+        started = time.perf_counter()
+        gc.collect()  # trainers refer to themselves, so those of another pair are not freed before
         try:
             if device.type == "cuda":
                 torch.cuda.empty_cache()
@@ -156,7 +156,7 @@ def measure(
                 memory[name] = (torch.cuda.max_memory_allocated() - before) / 2**30
         except Exception as error:
             rows[name] = {"pair": pair, "step": name, "error": f"{type(error).__name__}: {str(error)[:300]}"}
-        print(f"{pair} {name}: warm after {time.perf_counter() - began:.1f} s {rows.get(name, '')}", flush=True)
+        print(f"{pair} {name}: warm after {time.perf_counter() - started:.1f} s {rows.get(name, '')}", flush=True)
     if not work:
         return list(rows.values())
     seconds = alternating(work, device, rounds=rounds, repeats=repeats)
@@ -167,11 +167,11 @@ def measure(
             "pair": pair,
             "step": name,
             "ms": 1e3 * median,
-            "spread_ms": 1e3 * (max(values) - min(values)),
+            "spread ms": 1e3 * (max(values) - min(values)),
             f"times {next(iter(work))}": faster[name],
-            "pictures/s": batch / median,
+            "images/s": batch / median,
             "GFLOP/s": step_flops(pair, batch) / median / 1e9,
-            "of ceiling": step_flops(pair, batch) / median / top,
+            "share of ceiling": step_flops(pair, batch) / median / top,
             **({"peak GiB": memory[name]} if name in memory else {}),
         }
     return [rows[name] for name in names]
@@ -184,13 +184,13 @@ def main() -> None:
     options.add_argument("--batch", type=int, default=128)
     options.add_argument("--rounds", type=int, default=5, help="rounds in which every variant is timed once")
     options.add_argument("--repeats", type=int, default=1, help="steps per timing")
-    options.add_argument("--variants", nargs="+", choices=VARIANTS, help="where not given, those that make sense here")
+    options.add_argument("--variants", nargs="+", choices=VARIANTS, help="by default, those useful on this device")
     options.add_argument("--json", type=Path, default=Path("benchmarks/out/step.json"))
     chosen = options.parse_args()
     device = torch.device(chosen.device)
     torch.backends.cudnn.benchmark = True
-    low = device.type == "cuda"
-    top = matrix_rate(device, torch.bfloat16 if low else torch.float32, 8192 if low else 2048)
+    bfloat16 = device.type == "cuda"
+    top = matrix_rate(device, torch.bfloat16 if bfloat16 else torch.float32, 8192 if bfloat16 else 2048)
     rows = []
     for pair in chosen.pairs:
         names = chosen.variants or usable(device)

@@ -13,44 +13,53 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-from dynat.config import Dataset, names
+from dynat.config import DatasetConfig, registry
 
 PACKAGE = Path(__file__).parent
 
-# The config's code is not among them: what it resolves to is part of every digest and every rule's params.
-_SHARED = ("data/pictures.py", "data/augment.py", "models", "training", "inner.py", "losses.py")
-_METHOD_BASE = ("methods/__init__.py", "methods/base.py", "methods/labels.py")
-_EXAM = ("data/pictures.py", "models", "attacks", "inner.py", "losses.py")
+# The config's code is not among them: what it resolves to is part of every digest and every rule's params. Nor is
+# `runtime`: it moves bytes and chooses devices, and computes nothing.
+_TRAINING = ("data/images.py", "data/augmentation.py", "nn", "models", "pgd.py", "training")
+_METHOD_BASE = ("methods/__init__.py", "methods/base.py")
+_EVALUATION = (
+    "data/images.py",
+    "nn",
+    "models",
+    "checkpoints/weights.py",
+    "checkpoints/network.py",
+    "pgd.py",
+    "attacks",
+)
 
 
 def training_sources(method: str) -> list[Path]:
     """The files on which a trained network of this method depends."""
-    shared = _files((*_SHARED, *_METHOD_BASE))
-    return [*shared, *_built_on(_module_file(names.METHODS[method].where), known=shared)]
+    shared = _files((*_TRAINING, *_METHOD_BASE))
+    return [*shared, *_built_on(_module_file(registry.METHODS[method].where), known=shared)]
 
 
-def adoption_sources() -> list[Path]:
-    """The files on which the reading of a foreign checkpoint depends."""
-    return _files(("models", "jobs/adoption.py"))
+def import_sources() -> list[Path]:
+    """The files on which the import of a third-party checkpoint depends."""
+    return _files(("nn", "models", "checkpoints", "jobs/import_checkpoint.py"))
 
 
-def exam_sources() -> list[Path]:
+def evaluation_sources() -> list[Path]:
     """The files on which the verdicts of an attack depend."""
-    return _files(_EXAM)
+    return _files(_EVALUATION)
 
 
-def probe_sources() -> list[Path]:
-    """The files on which the small examinations and the matrix of transfer depend."""
-    return _files((*_EXAM, "jobs/exam.py", "jobs/probe.py"))
+def sanity_sources() -> list[Path]:
+    """The files on which the sanity checks and the transfer matrix depend."""
+    return _files((*_EVALUATION, "jobs/evaluation.py", "jobs/sanity.py", "jobs/transfer.py"))
 
 
 def data_sources(source: str) -> list[Path]:
     """The files on which a prepared data set depends."""
-    return [*_files(("data/pictures.py",)), _module_file(names.SOURCES[source])]
+    return [*_files(("data/images.py",)), _module_file(registry.SOURCES[source])]
 
 
-def listing(dataset: Dataset) -> str:
-    """A digest of the names and sizes of all files of somebody's own pictures; other sources are known by theirs."""
+def listing(dataset: DatasetConfig) -> str:
+    """A digest of the names and sizes of all files of an image folder; empty for other sources."""
     if dataset.source != "folder" or dataset.path is None:
         return ""
     root = Path(dataset.path).expanduser()
@@ -62,17 +71,17 @@ def listing(dataset: Dataset) -> str:
 
 def metrics_sources() -> list[Path]:
     """The files on which a run's metrics depend."""
-    return _files(("report/metrics.py", "report/outcomes.py", "report/gates.py", "report/statistics.py"))
+    return _files(("results",))
 
 
 def report_sources() -> list[Path]:
     """The files on which tables, figures and the page depend."""
-    return [*_files(("report",)), PACKAGE / "report" / "page.html"]
+    return [*_files(("results", "report")), PACKAGE / "report" / "page.html"]
 
 
 def plots_sources() -> list[Path]:
     """The files on which the small tables depend that DVC shows."""
-    return _files(("jobs/plots.py",))
+    return _files(("results", "jobs/plots.py"))
 
 
 def code_digest(files: Iterable[Path]) -> str:
@@ -83,21 +92,21 @@ def code_digest(files: Iterable[Path]) -> str:
 
 
 def _files(parts: Iterable[str]) -> list[Path]:
-    found: list[Path] = []
+    files: list[Path] = []
     for part in parts:
         path = PACKAGE / part
-        found += sorted(path.rglob("*.py")) if path.is_dir() else [path]
-    return found
+        files += sorted(path.rglob("*.py")) if path.is_dir() else [path]
+    return files
 
 
 def _built_on(file: Path, known: list[Path]) -> list[Path]:
     """A method's file and those of the methods it imports, theirs too, without what is `known`."""
-    found = [file]
+    files = [file]
     for module in _imported(file):
         if module.startswith(f"{PACKAGE.name}.methods."):
             other = _module_file(module)
-            found += [new for new in _built_on(other, known) if new not in found] if other not in known else []
-    return found
+            files += [new for new in _built_on(other, known) if new not in files] if other not in known else []
+    return files
 
 
 def _imported(file: Path) -> list[str]:
@@ -112,7 +121,7 @@ def _imported(file: Path) -> list[str]:
 
 
 def _module_file(where: str) -> Path:
-    """Where a module lies, without importing it (a plug-in is imported already)."""
+    """The file of a module, without importing it (a plug-in is imported already)."""
     name = where.partition(":")[0]
     inside = name.split(".")
     if inside[0] == PACKAGE.name:

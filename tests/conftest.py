@@ -1,43 +1,34 @@
-"""Shared pieces: a net in float64 whose gradients can be checked, and a config that costs nothing."""
+"""Shared fixtures: small networks, their images, AutoAttack with fewer queries, and the command line."""
 
 from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
+from typing import Any
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
+import pyautoattack
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
 from torch import Tensor, nn
 
+from dynat import models
 from dynat.cli import main
-from dynat.config import Run
-from dynat.config.parts import Inner
+from dynat.data import LabeledImages
+from dynat.nn.normalize import normalized
+from tests import tiny
+from tests.helpers import Dynat, fit
+from tests.networks import TwoLayers
 
 torch.set_num_threads(1)
-# A busy machine is slow, and that is no failure.
+# A test that takes longer on a busy machine has not failed.
 settings.register_profile("dynat", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("dynat")
 
-
-class TwoLayers(nn.Module):
-    """Small enough to restate by hand, with BatchNorm because that is where silent errors live."""
-
-    def __init__(self, seed: int, classes: int = 4, pixels: int = 12) -> None:
-        super().__init__()
-        with torch.random.fork_rng():
-            torch.manual_seed(seed)
-            self.first = nn.Linear(pixels, 8)
-            self.norm = nn.BatchNorm1d(8)
-            self.second = nn.Linear(8, classes)
-        self.double()
-
-    def forward(self, pictures: Tensor) -> Tensor:
-        logits: Tensor = self.second(torch.tanh(self.norm(self.first(pictures.flatten(1)))))
-        return logits
+NOISE = 0.6
+"""Noise of the images that `mlp` and `convnet` classify: enough for some errors."""
 
 
 @pytest.fixture
@@ -53,16 +44,43 @@ def guide() -> TwoLayers:
 @pytest.fixture
 def batch() -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(5)
-    pictures = torch.rand(10, 3, 2, 2, generator=generator, dtype=torch.float64)
-    return pictures, torch.randint(4, (10,), generator=generator)
+    images = torch.rand(10, 3, 2, 2, generator=generator, dtype=torch.float64)
+    return images, torch.randint(4, (10,), generator=generator)
 
 
-def make_run(**fields: object) -> Run:
-    base = {"method": "at", "target": "small", "inner": Inner(eps=0.1, step_size=0.025, steps=3)}
-    return Run.model_validate({**base, **fields})
+@pytest.fixture(scope="session")
+def mlp() -> nn.Module:
+    """Correct on most of `noisy_images`, wrong on some; an attack breaks most of them, not all."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        layers = (nn.Flatten(), nn.Linear(64, 24), nn.BatchNorm1d(24), nn.ReLU(), nn.Linear(24, tiny.CLASSES))
+        return fit(nn.Sequential(*layers), tiny.images(20, seed=1, noise=NOISE))
 
 
-Dynat = Callable[..., tuple[int, str]]
+@pytest.fixture(scope="session")
+def convnet() -> nn.Module:
+    """Convolutions before BatchNorm, which fold, after a normalization of pixels, which does not."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        small = models.build("small", classes=tiny.CLASSES, channels=1)
+        return fit(normalized(small, mean=[0.5], std=[0.25]), tiny.images(20, seed=1, noise=NOISE), steps=12)
+
+
+@pytest.fixture(scope="session")
+def noisy_images() -> LabeledImages:
+    return tiny.images(per_class=8, seed=3, noise=NOISE)
+
+
+@pytest.fixture
+def fewer_queries(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Square's 5,000 queries take most of the time and break nothing here that 300 do not."""
+    set_version = pyautoattack.AutoAttack._set_version
+
+    def with_fewer(self: Any, version: str = "standard") -> None:
+        set_version(self, version)
+        self.square.n_queries = 300
+
+    monkeypatch.setattr(pyautoattack.AutoAttack, "_set_version", with_fewer)
 
 
 @pytest.fixture
@@ -75,11 +93,11 @@ def dynat(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -
         try:
             main()
             code = 0
-        except SystemExit as left:
-            code = int(left.code or 0)
+        except SystemExit as exit_:
+            code = int(exit_.code or 0)
         finally:
             torch.set_num_threads(threads)
-        said = capsys.readouterr()
-        return code, said.out + said.err
+        printed = capsys.readouterr()
+        return code, printed.out + printed.err
 
     return run

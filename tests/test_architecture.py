@@ -1,9 +1,10 @@
-"""Imports point one way, rooms stay small, and what a result depends on is known."""
+"""Imports point one way, modules stay small, and what a result depends on is known."""
 
 from __future__ import annotations
 
 import ast
 import importlib
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,24 +14,24 @@ import pytest
 
 import dynat
 from dynat import provenance
-from dynat.config import names
+from dynat.config import registry
 
 PACKAGE = Path(dynat.__file__).parent
 FILES = sorted(PACKAGE.rglob("*.py"))
 
-# From the ground up. Nobody imports from a layer above; two in one line do not know each other.
+# From the ground up. No module imports from a layer above; two in one line do not import each other.
 LAYERS: list[set[str]] = [
-    {"files", "places"},
+    {"runtime"},
     {"config"},
-    {"provenance", "models", "data", "losses"},
-    {"inner"},
-    {"methods", "report"},
+    {"provenance", "data", "nn", "results"},
+    {"models", "pgd", "report"},
+    {"checkpoints", "methods"},
     {"training", "attacks"},
     {"jobs"},
     {"cli"},
     {"__main__"},
 ]
-HEIGHT = {part: height for height, layer in enumerate(LAYERS) for part in layer}
+LAYER = {part: layer for layer, parts in enumerate(LAYERS) for part in parts}
 
 
 def part_of(file: Path) -> str:
@@ -63,34 +64,41 @@ def test_imports_point_one_way(file: Path) -> None:
     own = part_of(file)
     for module in imported(file):
         other = module.split(".")[1]
-        assert other == own or HEIGHT[other] < HEIGHT[own], f"{module} is not below {own}"
+        assert other == own or LAYER[other] < LAYER[own], f"{module} is not below {own}"
 
 
 def test_every_part_has_its_layer() -> None:
-    assert {part_of(file) for file in FILES} - {"__init__"} == set(HEIGHT)
+    assert {part_of(file) for file in FILES} - {"__init__"} == set(LAYER)
 
 
-def test_the_exam_cannot_leak_into_the_lesson() -> None:
-    """Also not by way of somebody in between: nothing that training needs knows an attack of the exam."""
-    code = "import sys, dynat.training, dynat.data; from dynat.config import names; "
-    code += "[names.locate(facts.where) for facts in names.METHODS.values()]; "
+def test_training_never_imports_evaluation_attacks() -> None:
+    """Also not indirectly: evaluation must not influence training."""
+    code = "import sys, dynat.training, dynat.data; from dynat.config import registry; "
+    code += "[registry.locate(info.where) for info in registry.METHODS.values()]; "
     assert output(code + "print([m for m in sys.modules if m.startswith('dynat.attacks')])") == "[]"
 
 
 LIGHT = {
     "dynat.config": ("torch", "pandas", "snakemake"),
     "dynat.provenance": ("torch", "pandas"),
-    "dynat.places": ("torch", "pydantic"),
+    "dynat.results.paths": ("torch", "pydantic"),
     "dynat.cli": ("torch", "pandas", "sklearn"),
     "dynat.report": ("torch",),
-    "dynat.report.page, dynat.report.figures, dynat.report.gallery, dynat.report.metrics": ("torch", "snakemake"),
-    "dynat.jobs.training, dynat.jobs.exam": ("pandas", "matplotlib", "seaborn", "sklearn", "snakemake", "pyautoattack"),
+    "dynat.report.page, dynat.report.figures, dynat.report.gallery, dynat.results.metrics": ("torch", "snakemake"),
+    "dynat.jobs.training, dynat.jobs.evaluation": (
+        "pandas",
+        "matplotlib",
+        "seaborn",
+        "sklearn",
+        "snakemake",
+        "pyautoattack",
+    ),
 }
 
 
 @pytest.mark.parametrize("modules", LIGHT)
-def test_what_importing_costs(modules: str) -> None:
-    """Who checks a config waits for no torch; who trains on a bare GPU machine needs no plotting."""
+def test_imports_stay_light(modules: str) -> None:
+    """Checking a config does not import torch; training on a bare GPU machine needs no plotting."""
     assert output(f"import sys, {modules}; print([m for m in {LIGHT[modules]!r} if m in sys.modules])") == "[]"
 
 
@@ -99,12 +107,12 @@ def output(code: str) -> str:
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(PACKAGE)))
-def test_rooms_are_small_and_say_what_they_hold(file: Path) -> None:
+def test_modules_are_small_and_have_a_docstring(file: Path) -> None:
     text = file.read_text()
-    assert len(text.splitlines()) <= 300, "a file that long wants to be two"
+    assert len(text.splitlines()) <= 300, "too long for one module"
     tree = ast.parse(text)
     if text.strip() and file.name != "__main__.py":
-        assert ast.get_docstring(tree), "says first what it is for"
+        assert ast.get_docstring(tree), "a module says first what it is for"
     for node in ast.walk(tree):
         if isinstance(node, ast.FunctionDef):
             assert node.end_lineno is not None and node.end_lineno - node.lineno < 60, node.name
@@ -113,46 +121,47 @@ def test_rooms_are_small_and_say_what_they_hold(file: Path) -> None:
 # --- names ----------------------------------------------------------------------------------------------------
 
 ENTRIES = {
-    **{f"method {name}": facts.where for name, facts in names.METHODS.items()},
-    **{f"network {name}": where for name, where in names.NETWORKS.items()},
-    **{f"source {name}": where for name, where in names.SOURCES.items()},
-    **{f"attack {name}": facts.where for name, facts in names.ATTACKS.items() if not facts.parts},
+    **{f"method {name}": info.where for name, info in registry.METHODS.items()},
+    **{f"network {name}": where for name, where in registry.NETWORKS.items()},
+    **{f"source {name}": where for name, where in registry.SOURCES.items()},
+    **{f"attack {name}": info.where for name, info in registry.ATTACKS.items() if not info.parts},
 }
 
 
 @pytest.mark.parametrize("entry", ENTRIES)
-def test_every_name_leads_somewhere(entry: str) -> None:
-    assert callable(names.locate(ENTRIES[entry]))
+def test_every_registered_name_can_be_imported(entry: str) -> None:
+    assert callable(registry.locate(ENTRIES[entry]))
 
 
-def test_every_method_of_the_folder_has_a_name() -> None:
-    """A file that nobody can name is dead, or its entry was forgotten."""
+def test_every_method_class_is_registered() -> None:
+    """A method without an entry cannot be used: its entry was forgotten."""
     from dynat.methods import Method
 
-    found = {names.locate(facts.where) for facts in names.METHODS.values()}
-    named = {value for value in found if isinstance(value, type)}
+    registered = {registry.locate(info.where) for info in registry.METHODS.values()}
     for file in (PACKAGE / "methods").glob("*.py"):
         module = importlib.import_module(module_of(file))
         for value in vars(module).values():
             if isinstance(value, type) and issubclass(value, Method) and value.__module__ == module.__name__:
-                assert value is Method or value in named or any(issubclass(other, value) for other in named), value
+                assert value is Method or any(issubclass(known, value) for known in registered), value
 
 
 # --- provenance -----------------------------------------------------------------------------------------------
 
-TRAINED = [name for name, facts in names.METHODS.items() if facts.where.startswith("dynat.methods.")]
-SILENT = ("dynat.config", "dynat.files", "dynat.data")
-"""Not sources: what the config resolves to is in every digest; the others move or re-export, no more."""
+TRAINED = list(registry.METHODS)
+NOT_SOURCES = ("dynat.config", "dynat.runtime", "dynat.data")
+"""What the config resolves to is in every digest; `runtime` computes nothing; dynat.data itself only re-exports."""
 
 
-def closure_is_inside(files: list[Path]) -> list[str]:
+def imports_outside(files: list[Path]) -> list[str]:
     """Imports that lead from these files to a file that is not among them."""
     covered = {module_of(file) for file in files}
     return [
         f"{file.name} imports {module}"
         for file in files
         for module in imported(file)
-        if module not in covered and not any(module == name or module.startswith("dynat.config.") for name in SILENT)
+        if module not in covered
+        and module not in NOT_SOURCES
+        and not module.startswith(("dynat.config.", "dynat.runtime."))
     ]
 
 
@@ -160,36 +169,93 @@ def closure_is_inside(files: list[Path]) -> list[str]:
 def test_a_training_depends_on_all_the_code_that_it_runs(method: str) -> None:
     files = provenance.training_sources(method)
     assert len(files) == len(set(files)) and all(file.is_file() for file in files)
-    assert closure_is_inside(files) == []
-    assert {PACKAGE / "training/step.py", PACKAGE / "inner.py", PACKAGE / "data/augment.py"} <= set(files)
+    assert imports_outside(files) == []
 
 
-def test_an_exam_depends_on_all_the_code_that_it_runs() -> None:
-    files = provenance.exam_sources()
-    assert all(file.is_file() for file in files) and closure_is_inside(files) == []
-    assert not {file for file in files if file.is_relative_to(PACKAGE / "training")}, "nor on how nets are trained"
+def test_an_evaluation_depends_on_all_the_code_that_it_runs() -> None:
+    files = provenance.evaluation_sources()
+    assert all(file.is_file() for file in files) and imports_outside(files) == []
 
 
 @pytest.mark.parametrize("method", TRAINED)
-def test_a_method_does_not_depend_on_other_methods_files(method: str) -> None:
-    """Else editing one method trains all of them again. A subclass depends on its base too."""
-    classes = names.locate(names.METHODS[method].where).__mro__
-    wanted = {Path(sys.modules[kind.__module__].__file__ or "") for kind in classes if kind is not object}
+def test_a_method_does_not_depend_on_the_files_of_other_methods(method: str) -> None:
+    """Otherwise editing one method trains all of them again. A subclass depends on its base too."""
+    classes = registry.locate(registry.METHODS[method].where).__mro__
+    own = {Path(sys.modules[kind.__module__].__file__ or "") for kind in classes if kind is not object}
     used = {file for file in provenance.training_sources(method) if file.parent.name == "methods"}
-    shared = {PACKAGE / "methods" / name for name in ("__init__.py", "base.py", "labels.py")}
-    assert used - shared == wanted - shared
+    shared = {PACKAGE / "methods" / name for name in ("__init__.py", "base.py")}
+    assert used - shared == own - shared
 
 
-def test_every_source_of_pictures_has_its_files() -> None:
-    for source in names.SOURCES:
+def jobs() -> dict[str, list[Path]]:
+    """The source files of each kind of job."""
+    return {
+        "data": provenance.data_sources("digits"),
+        "training of at": provenance.training_sources("at"),
+        "training of trades": provenance.training_sources("trades"),
+        "import": provenance.import_sources(),
+        "attack": provenance.evaluation_sources(),
+        "sanity": provenance.sanity_sources(),
+        "metrics": provenance.metrics_sources(),
+        "report": provenance.report_sources(),
+    }
+
+
+TRAININGS = {"training of at", "training of trades"}
+EVALUATIONS = {"attack", "sanity"}
+FOLLOWS: dict[str, set[str]] = {
+    "runtime/files.py": set(),
+    "config/registry.py": set(),
+    "data/images.py": {"data", *TRAININGS, *EVALUATIONS},
+    "data/digits.py": {"data"},
+    "data/augmentation.py": TRAININGS,
+    "nn/numerics.py": {*TRAININGS, "import", *EVALUATIONS},
+    "nn/folded.py": {*TRAININGS, "import", *EVALUATIONS},
+    "models/small.py": {*TRAININGS, "import", *EVALUATIONS},
+    "checkpoints/weights.py": {"import", *EVALUATIONS},
+    "checkpoints/third_party.py": {"import"},
+    "pgd.py": {*TRAININGS, *EVALUATIONS},
+    "methods/base.py": TRAININGS,
+    "methods/trades.py": {"training of trades"},
+    "training/step.py": TRAININGS,
+    "attacks/first_order.py": EVALUATIONS,
+    "results/statistics.py": {"metrics", "report"},
+    "report/tables.py": {"report"},
+    "jobs/diff.py": set(),
+    "cli/__init__.py": set(),
+}
+"""One file of each folder, and the jobs that run again when it changes."""
+
+
+@pytest.mark.parametrize("changed", FOLLOWS)
+def test_which_jobs_follow_a_change_of_a_file(changed: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    copy = tmp_path / "dynat"
+    shutil.copytree(PACKAGE, copy, ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(provenance, "PACKAGE", copy)
+    before = {job: provenance.code_digest(files) for job, files in jobs().items()}
+    with (copy / changed).open("a") as file:
+        file.write("# changed\n")
+    after = {job: provenance.code_digest(files) for job, files in jobs().items()}
+    assert {job for job in before if before[job] != after[job]} == FOLLOWS[changed]
+
+
+def test_every_folder_has_a_file_in_the_table_of_changes() -> None:
+    folders = {file.relative_to(PACKAGE).parts[0] for file in FILES if len(file.relative_to(PACKAGE).parts) > 1}
+    assert folders == {changed.split("/")[0] for changed in FOLLOWS if "/" in changed}
+
+
+def test_every_data_source_has_its_files() -> None:
+    for source in registry.SOURCES:
         files = provenance.data_sources(source)
         assert all(file.is_file() for file in files)
-        assert len([file for file in files if file.parent.name == "data" and file.name != "pictures.py"]) == 1
+        assert len([file for file in files if file.parent.name == "data" and file.name != "images.py"]) == 1
 
 
-def test_report_and_metrics_sources_are_files_that_know_no_network() -> None:
+def test_report_and_metrics_depend_on_results_and_report_only() -> None:
+    allowed = (PACKAGE / "results", PACKAGE / "report")
     for files in (provenance.report_sources(), provenance.metrics_sources()):
-        assert files and all(file.is_file() and file.is_relative_to(PACKAGE / "report") for file in files)
+        assert files and all(file.is_file() for file in files)
+        assert all(any(file.is_relative_to(folder) for folder in allowed) for file in files)
 
 
 def test_the_digest_of_code_is_of_its_content(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The examination believes nothing it has not checked; the attacks do what their names say."""
+"""The evaluation verifies every claim of an attack, and each attack does what its name says."""
 
 from __future__ import annotations
 
@@ -12,240 +12,228 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dynat.attacks import Examination, examine
-from dynat.attacks.auto import apgd_ce, apgd_t
-from dynat.attacks.examine import STANDS, TOLERANCE, WRONG_BEFORE, batch_seed
+from dynat.attacks import Evaluation, evaluate
+from dynat.attacks.autoattack import apgd_ce, apgd_t
+from dynat.attacks.cw_l2 import closest_adversarial, cw_l2
+from dynat.attacks.evaluation import CORRECT, MISCLASSIFIED, TOLERANCE, batch_seed
 from dynat.attacks.first_order import cw, fgsm, pgd
-from dynat.attacks.minimal import cw_l2, nearest_wrong
-from dynat.config import Attack, names
-from dynat.data import Pictures, to_pixels
-from dynat.inner import Ball, maximise
-from dynat.losses import cross_entropy, margin
+from dynat.config import AttackConfig, registry
+from dynat.data import LabeledImages, to_pixels
+from dynat.nn.losses import cross_entropy, margin
+from dynat.pgd import Ball, starting_point
+from dynat.pgd import pgd as inner_pgd
+from dynat.runtime.errors import UserError
 from tests import tiny
+from tests.helpers import Killed
 
 EPS = tiny.THREAT.eps
-NOISE = 0.6
-
-
 attack = tiny.attack
 
 
-def fit(network: nn.Module, pictures: Pictures, steps: int = 40) -> nn.Module:
-    optimiser = torch.optim.Adam(network.parameters(), lr=0.01)
-    pixels = to_pixels(pictures.images)
-    for _ in range(steps):
-        optimiser.zero_grad()
-        nn.functional.cross_entropy(network(pixels), pictures.labels).backward()  # type: ignore[no-untyped-call]
-        optimiser.step()
-    return network.eval()
+def correct(evaluation: Evaluation) -> Tensor:
+    """Which images are classified correctly under attack."""
+    return evaluation.columns["correct"]
 
 
-@pytest.fixture(scope="module")
-def network() -> nn.Module:
-    """Right on most test pictures, wrong on some; breakable on most, not on all."""
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        layers = (nn.Flatten(), nn.Linear(64, 24), nn.BatchNorm1d(24), nn.ReLU(), nn.Linear(24, tiny.CLASSES))
-        return fit(nn.Sequential(*layers), tiny.pictures(20, seed=1, noise=NOISE))
+def predict(network: nn.Module, image_set: LabeledImages) -> Tensor:
+    return predict_pixels(network, to_pixels(image_set.images))
 
 
-@pytest.fixture(scope="module")
-def pictures() -> Pictures:
-    return tiny.pictures(per_class=8, seed=3, noise=NOISE)
-
-
-def stands(exam: Examination) -> Tensor:
-    return exam.columns["correct"]
-
-
-def plain(network: nn.Module, pictures: Pictures) -> Tensor:
-    return plain_pixels(network, to_pixels(pictures.images))
-
-
-def plain_pixels(network: nn.Module, pixels: Tensor) -> Tensor:
+def predict_pixels(network: nn.Module, pixels: Tensor) -> Tensor:
     with torch.no_grad():
         predictions: Tensor = network(pixels).argmax(1)
     return predictions
 
 
 @pytest.fixture
-def install(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[..., Tensor]], Attack]:
-    """Put a function into the table of attacks; the attack that names it comes back."""
+def install(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[..., Tensor]], AttackConfig]:
+    """Put a function into the table of attacks; returns an attack of that kind."""
 
-    def put(function: Callable[..., Tensor]) -> Attack:
+    def put(function: Callable[..., Tensor]) -> AttackConfig:
         monkeypatch.setattr(sys.modules[__name__], "installed", function, raising=False)
-        monkeypatch.setitem(names.ATTACKS, "installed", names.AttackKind(f"{__name__}:installed"))
+        monkeypatch.setitem(registry.ATTACKS, "installed", registry.AttackInfo(f"{__name__}:installed"))
         return attack("installed")
 
     return put
 
 
-Install = Callable[[Callable[..., Tensor]], Attack]
+Install = Callable[[Callable[..., Tensor]], AttackConfig]
 
-# --- the examination ------------------------------------------------------------------------------------------
+# --- the evaluation ------------------------------------------------------------------------------------------
 
 
-def test_the_world_of_these_tests_is_neither_perfect_nor_hopeless(network: nn.Module, pictures: Pictures) -> None:
-    clean, attacked = stands(examine(network, pictures, attack("clean"))), stands(examine(network, pictures, attack()))
+def test_the_network_of_these_tests_is_partly_accurate_and_partly_robust(
+    mlp: nn.Module, noisy_images: LabeledImages
+) -> None:
+    clean, attacked = (
+        correct(evaluate(mlp, noisy_images, attack("clean"))),
+        correct(evaluate(mlp, noisy_images, attack())),
+    )
     assert 0.6 < clean.float().mean() < 1
     assert 0 < attacked.float().mean() < clean.float().mean()
 
 
-def test_no_attack_gives_plain_accuracy(network: nn.Module, pictures: Pictures) -> None:
-    exam = examine(network, pictures, attack("clean"))
-    predictions = plain(network, pictures)
-    assert torch.equal(stands(exam), predictions == pictures.labels)
-    assert torch.equal(exam.columns["clean"], predictions) and torch.equal(exam.columns["prediction"], predictions)
-    assert torch.equal(exam.columns["label"], pictures.labels)
-    assert not exam.columns["distance"].any()
+def test_no_attack_gives_plain_accuracy(mlp: nn.Module, noisy_images: LabeledImages) -> None:
+    evaluation = evaluate(mlp, noisy_images, attack("clean"))
+    predictions = predict(mlp, noisy_images)
+    assert torch.equal(correct(evaluation), predictions == noisy_images.labels)
+    assert torch.equal(evaluation.columns["clean_prediction"], predictions) and torch.equal(
+        evaluation.columns["prediction"], predictions
+    )
+    assert torch.equal(evaluation.columns["label"], noisy_images.labels)
+    assert not evaluation.columns["distance"].any()
 
 
-def test_only_what_is_right_is_attacked(network: nn.Module, pictures: Pictures, install: Install) -> None:
-    handed: list[Tensor] = []
+def test_only_correctly_classified_images_are_attacked(
+    mlp: nn.Module, noisy_images: LabeledImages, install: Install
+) -> None:
+    attacked: list[Tensor] = []
 
-    def spy(model: nn.Module, pixels: Tensor, labels: Tensor, _attack: Attack, _seed: int) -> Tensor:
+    def spy(model: nn.Module, pixels: Tensor, labels: Tensor, _attack: AttackConfig, _seed: int) -> Tensor:
         assert (model(pixels).argmax(1) == labels).all()
         assert not model.training and not any(p.requires_grad for p in model.parameters())
-        handed.append(pixels)
+        attacked.append(pixels)
         return pixels
 
-    network.train()
-    exam = examine(network, pictures, install(spy))
-    assert network.training and all(p.requires_grad for p in network.parameters()), "left as it was found"
-    network.eval()
-    right = plain(network, pictures) == pictures.labels
-    assert torch.equal(torch.cat(handed), to_pixels(pictures.images)[right])
-    assert torch.equal(stands(exam), right)
+    mlp.train()
+    evaluation = evaluate(mlp, noisy_images, install(spy))
+    assert mlp.training and all(p.requires_grad for p in mlp.parameters()), "the modes are restored"
+    mlp.eval()
+    right = predict(mlp, noisy_images) == noisy_images.labels
+    assert torch.equal(torch.cat(attacked), to_pixels(noisy_images.images)[right])
+    assert torch.equal(correct(evaluation), right)
 
 
-def test_a_batch_with_nothing_right_is_not_attacked(network: nn.Module, pictures: Pictures, install: Install) -> None:
+def test_a_batch_without_correct_images_is_not_attacked(
+    mlp: nn.Module, noisy_images: LabeledImages, install: Install
+) -> None:
     def never(*_: object) -> Tensor:
-        raise AssertionError("nothing was right, and yet it was attacked")
+        raise AssertionError("no image was classified correctly, and yet the batch was attacked")
 
-    predictions = plain(network, pictures)
-    wrong = Pictures(pictures.images, (predictions + 1) % tiny.CLASSES)
-    exam = examine(network, wrong, install(never))
-    assert not stands(exam).any() and (exam.columns["margin"] < 0).all()
+    predictions = predict(mlp, noisy_images)
+    wrong = LabeledImages(noisy_images.images, (predictions + 1) % tiny.CLASSES)
+    evaluation = evaluate(mlp, wrong, install(never))
+    assert not correct(evaluation).any() and (evaluation.columns["margin"] < 0).all()
 
 
 def _beyond(pixels: Tensor) -> Tensor:
     return (pixels + torch.where(pixels < 0.5, 1.1 * EPS, -1.1 * EPS)).clamp(0, 1)
 
 
-LIES: dict[str, Callable[[Tensor], Tensor]] = {
+INVALID: dict[str, Callable[[Tensor], Tensor]] = {
     "outside the ball": _beyond,
     "below black": lambda pixels: torch.where(pixels < 0.01, -0.02, pixels),
     "above white": lambda pixels: torch.where(pixels > 0.99, 1.02, pixels),
-    "no number": lambda pixels: torch.where(pixels == pixels, float("nan"), pixels),
-    "one pixel no number": lambda pixels: pixels.clone().index_fill_(3, torch.tensor([2]), float("nan")),
+    "nan": lambda pixels: torch.where(pixels == pixels, float("nan"), pixels),
+    "one pixel nan": lambda pixels: pixels.clone().index_fill_(3, torch.tensor([2]), float("nan")),
     "infinite": lambda pixels: pixels.clone().index_fill_(3, torch.tensor([2]), float("inf")),
 }
 
 
-@pytest.mark.parametrize("lie", LIES)
-def test_a_claim_against_the_rules_is_refuted_and_counted(
-    lie: str, network: nn.Module, pictures: Pictures, install: Install
+@pytest.mark.parametrize("change", INVALID)
+def test_an_invalid_example_is_rejected_and_counted(
+    change: str, mlp: nn.Module, noisy_images: LabeledImages, install: Install
 ) -> None:
-    """Whatever the network says of such a picture: it counts as not broken, and somebody is told."""
-    lying = install(lambda _m, pixels, *_: LIES[lie](pixels))
-    pixels, labels = to_pixels(pictures.images), pictures.labels
-    assert ((pixels == 0).flatten(1).any(1) & (pixels == 1).flatten(1).any(1)).all(), "so that every lie is one"
-    exam = examine(network, pictures, lying)
-    right = plain(network, pictures) == labels
-    assert torch.equal(stands(exam), right)
-    assert exam.refuted_claims == int(right.sum())
-    assert not exam.columns["distance"].any() and exam.columns["margin"].isfinite().all()
-    assert all(tensor.isfinite().all() for tensor in exam.examples.values())
+    """Whatever the network predicts for such an image, it counts as not broken, and the rejection is reported."""
+    invalid = install(lambda _m, pixels, *_: INVALID[change](pixels))
+    pixels, labels = to_pixels(noisy_images.images), noisy_images.labels
+    assert ((pixels == 0).flatten(1).any(1) & (pixels == 1).flatten(1).any(1)).all(), (
+        "so that every change makes every image invalid"
+    )
+    evaluation = evaluate(mlp, noisy_images, invalid)
+    right = predict(mlp, noisy_images) == labels
+    assert torch.equal(correct(evaluation), right)
+    assert evaluation.rejected_examples == int(right.sum())
+    assert not evaluation.columns["distance"].any() and evaluation.columns["margin"].isfinite().all()
+    assert all(tensor.isfinite().all() for tensor in evaluation.examples.values())
 
 
-def test_rounding_on_the_surface_of_the_ball_is_no_lie(
-    network: nn.Module, pictures: Pictures, install: Install
+def test_rounding_on_the_surface_of_the_ball_is_tolerated(
+    mlp: nn.Module, noisy_images: LabeledImages, install: Install
 ) -> None:
     def corner(_m: nn.Module, pixels: Tensor, *_: object) -> Tensor:
         return (pixels + EPS + 0.5 * TOLERANCE).clamp(0, 1)
 
-    assert examine(network, pictures, install(corner)).refuted_claims == 0
+    assert evaluate(mlp, noisy_images, install(corner)).rejected_examples == 0
 
 
 def test_a_claim_that_does_not_fool_the_network_breaks_nothing(
-    network: nn.Module, pictures: Pictures, install: Install
+    mlp: nn.Module, noisy_images: LabeledImages, install: Install
 ) -> None:
-    """There is no way to say `broken`: the network is asked, whatever else the attack believes."""
-    honest = examine(network, pictures, install(lambda _m, pixels, *_: pixels.clone()))
-    assert torch.equal(stands(honest), plain(network, pictures) == pictures.labels)
+    """An attack cannot declare an image broken: the network's prediction decides."""
+    unchanged = evaluate(mlp, noisy_images, install(lambda _m, pixels, *_: pixels.clone()))
+    assert torch.equal(correct(unchanged), predict(mlp, noisy_images) == noisy_images.labels)
 
 
 def test_the_verdict_is_the_networks_in_evaluation_mode(
-    network: nn.Module, pictures: Pictures, install: Install
+    mlp: nn.Module, noisy_images: LabeledImages, install: Install
 ) -> None:
     def careless(model: nn.Module, pixels: Tensor, *_: object) -> Tensor:
         model.train()
         return pixels
 
-    before = {name: value.clone() for name, value in network.state_dict().items()}
-    exam = examine(network, pictures, install(careless))
-    assert torch.equal(stands(exam), plain(network.eval(), pictures) == pictures.labels)
-    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+    before = {name: value.clone() for name, value in mlp.state_dict().items()}
+    evaluation = evaluate(mlp, noisy_images, install(careless))
+    assert torch.equal(correct(evaluation), predict(mlp.eval(), noisy_images) == noisy_images.labels)
+    assert all(torch.equal(value, before[name]) for name, value in mlp.state_dict().items())
 
 
-def test_columns_say_the_same_thing_in_several_ways(network: nn.Module, pictures: Pictures) -> None:
-    columns = examine(network, pictures, attack("cw")).columns
+def test_columns_are_consistent(mlp: nn.Module, noisy_images: LabeledImages) -> None:
+    columns = evaluate(mlp, noisy_images, attack("cw")).columns
     label, prediction = columns["label"], columns["prediction"]
-    assert torch.equal(columns["correct"], (columns["clean"] == label) & (prediction == label))
+    assert torch.equal(columns["correct"], (columns["clean_prediction"] == label) & (prediction == label))
     assert torch.equal(columns["margin"] > 0, prediction == label)
     assert (columns["distance"] <= EPS + TOLERANCE).all()
-    broken = (columns["clean"] == label) & ~columns["correct"]
+    broken = (columns["clean_prediction"] == label) & ~columns["correct"]
     assert (columns["distance"][broken] > 0).all()
-    assert not columns["distance"][columns["clean"] != label].any(), "what was wrong already is left alone"
+    assert not columns["distance"][columns["clean_prediction"] != label].any(), (
+        "images already misclassified are not attacked"
+    )
 
 
-def test_the_first_pictures_only_and_examples_to_show(network: nn.Module, pictures: Pictures) -> None:
-    exam = examine(network, pictures, attack(pictures=20))
-    whole = examine(network, pictures, attack())
-    assert len(stands(exam)) == 20
-    assert torch.equal(exam.columns["label"], pictures.labels[:20])
+def test_an_attack_on_the_first_images_and_its_examples(mlp: nn.Module, noisy_images: LabeledImages) -> None:
+    evaluation = evaluate(mlp, noisy_images, attack(images=20))
+    whole = evaluate(mlp, noisy_images, attack())
+    assert len(correct(evaluation)) == 20
+    assert torch.equal(evaluation.columns["label"], noisy_images.labels[:20])
     # The first batch is the same batch with the same seed; the second is shorter.
-    assert torch.equal(stands(exam)[:16], stands(whole)[:16])
-    adversarial, clean = exam.examples["adversarial"], exam.examples["clean"]
+    assert torch.equal(correct(evaluation)[:16], correct(whole)[:16])
+    adversarial, clean = evaluation.examples["adversarial"], evaluation.examples["clean"]
     assert len(adversarial) == len(clean) > 0
     assert ((adversarial - clean).abs() <= EPS + TOLERANCE).all()
     with torch.no_grad():
-        assert torch.equal(network(adversarial).argmax(1), exam.examples["prediction"])
-        assert torch.equal(network(clean).argmax(1), exam.examples["clean_prediction"])
+        assert torch.equal(mlp(adversarial).argmax(1), evaluation.examples["prediction"])
+        assert torch.equal(mlp(clean).argmax(1), evaluation.examples["clean_prediction"])
 
 
-def test_every_batch_has_its_own_seed(network: nn.Module, pictures: Pictures, install: Install) -> None:
+def test_every_batch_has_its_own_seed(mlp: nn.Module, noisy_images: LabeledImages, install: Install) -> None:
     seeds: list[int] = []
 
-    def spy(_m: nn.Module, pixels: Tensor, _labels: Tensor, _attack: Attack, seed: int) -> Tensor:
+    def spy(_m: nn.Module, pixels: Tensor, _labels: Tensor, _attack: AttackConfig, seed: int) -> Tensor:
         seeds.append(seed)
         return pixels
 
     spied = install(spy)
     for seed in (0, 1):
-        examine(network, pictures, spied.model_copy(update={"seed": seed}))
+        evaluate(mlp, noisy_images, spied.model_copy(update={"seed": seed}))
     assert seeds == [batch_seed(attack(seed=seed), number) for seed in (0, 1) for number in range(3)]
     assert len(set(seeds)) == 6
 
 
-def test_the_seed_decides_the_verdicts(network: nn.Module, pictures: Pictures) -> None:
-    one, again, other = (examine(network, pictures, attack(steps=1, seed=seed)) for seed in (0, 0, 1))
+def test_the_seed_decides_the_verdicts(mlp: nn.Module, noisy_images: LabeledImages) -> None:
+    one, again, other = (evaluate(mlp, noisy_images, attack(steps=1, seed=seed)) for seed in (0, 0, 1))
     assert torch.equal(one.columns["margin"], again.columns["margin"])
     assert not torch.equal(one.columns["margin"], other.columns["margin"])
 
 
-# --- going on -------------------------------------------------------------------------------------------------
-
-
-class Killed(BaseException):
-    pass
+# --- resuming ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("finished", [0, 1, 2])
-def test_an_examination_killed_between_batches_goes_on(
-    finished: int, network: nn.Module, pictures: Pictures, tmp_path: Path
+def test_an_evaluation_killed_between_batches_resumes(
+    finished: int, mlp: nn.Module, noisy_images: LabeledImages, tmp_path: Path
 ) -> None:
-    whole = examine(network, pictures, attack())
+    whole = evaluate(mlp, noisy_images, attack())
     counts: list[int] = []
 
     def kill(count: int) -> None:
@@ -254,78 +242,84 @@ def test_an_examination_killed_between_batches_goes_on(
             raise Killed
 
     with pytest.raises(Killed):
-        examine(network, pictures, attack(), state=tmp_path, progress=kill)
-    kept = {file.name: file.stat().st_mtime_ns for file in tmp_path.iterdir()}
-    assert len(kept) == finished + 1
+        evaluate(mlp, noisy_images, attack(), state=tmp_path, progress=kill)
+    saved = {file.name: file.stat().st_mtime_ns for file in tmp_path.iterdir()}
+    assert len(saved) == finished + 1
     counts.clear()
-    torn = examine(network, pictures, attack(), state=tmp_path, progress=counts.append)
-    assert counts == [16, 16, 8], "what was done is counted too"
-    assert all(file.stat().st_mtime_ns == kept.get(file.name, file.stat().st_mtime_ns) for file in tmp_path.iterdir())
+    resumed = evaluate(mlp, noisy_images, attack(), state=tmp_path, progress=counts.append)
+    assert counts == [16, 16, 8], "saved batches are counted too"
+    assert all(file.stat().st_mtime_ns == saved.get(file.name, file.stat().st_mtime_ns) for file in tmp_path.iterdir())
     for name, column in whole.columns.items():
-        assert torch.equal(torn.columns[name], column), name
-    assert (torn.forward_passes, torn.backward_passes) == (whole.forward_passes, whole.backward_passes)
-    assert all(torch.equal(torn.examples[name], value) for name, value in whole.examples.items())
+        assert torch.equal(resumed.columns[name], column), name
+    assert (resumed.forward_passes, resumed.backward_passes) == (whole.forward_passes, whole.backward_passes)
+    assert all(torch.equal(resumed.examples[name], value) for name, value in whole.examples.items())
 
 
-def test_a_damaged_batch_is_examined_again(network: nn.Module, pictures: Pictures, tmp_path: Path) -> None:
-    whole = examine(network, pictures, attack(), state=tmp_path)
+def test_a_damaged_batch_is_evaluated_again(mlp: nn.Module, noisy_images: LabeledImages, tmp_path: Path) -> None:
+    whole = evaluate(mlp, noisy_images, attack(), state=tmp_path)
     (tmp_path / "batch-00001.pt").write_bytes(b"PK half a zip")
-    again = examine(network, pictures, attack(), state=tmp_path)
+    again = evaluate(mlp, noisy_images, attack(), state=tmp_path)
     assert torch.equal(again.columns["margin"], whole.columns["margin"])
 
 
 # --- first-order attacks --------------------------------------------------------------------------------------
 
 
-def test_passes_equal_a_count_by_hand(network: nn.Module, pictures: Pictures) -> None:
-    """Clean for every picture; for each right one and restart the steps and a look at the end; then the verdict."""
-    n, right = len(pictures), int((plain(network, pictures) == pictures.labels).sum())
-    exam = examine(network, pictures, attack(steps=3, view="none"))
-    assert exam.forward_passes == n + right * (3 + 1) + right
-    assert exam.backward_passes == right * 3
-    clean = examine(network, pictures, attack("clean", view="none"))
+def test_passes_equal_a_count_by_hand(mlp: nn.Module, noisy_images: LabeledImages) -> None:
+    """Every image clean; per correct image and restart the steps and a check at the end; then the verdict."""
+    n, right = len(noisy_images), int((predict(mlp, noisy_images) == noisy_images.labels).sum())
+    evaluation = evaluate(mlp, noisy_images, attack(steps=3, surrogate="none"))
+    assert evaluation.forward_passes == n + right * (3 + 1) + right
+    assert evaluation.backward_passes == right * 3
+    clean = evaluate(mlp, noisy_images, attack("clean", surrogate="none"))
     assert (clean.forward_passes, clean.backward_passes) == (n + right, 0)
-    # With a view, the view is asked too whether what the network stands had fooled it.
-    exam = examine(network, pictures, attack(steps=3))
-    assert exam.forward_passes == n + right * (3 + 1) + right + int(stands(exam).sum())
-    assert exam.backward_passes == right * 3
+    # A surrogate is also queried whether it misclassifies the images on which the network is correct.
+    evaluation = evaluate(mlp, noisy_images, attack(steps=3))
+    assert evaluation.forward_passes == n + right * (3 + 1) + right + int(correct(evaluation).sum())
+    assert evaluation.backward_passes == right * 3
 
 
 @pytest.mark.parametrize("restarts", [1, 3])
-def test_what_has_fallen_is_dropped_and_nothing_else_changes(
-    restarts: int, network: nn.Module, pictures: Pictures
+def test_images_already_misclassified_are_removed_and_nothing_else_changes(
+    restarts: int, mlp: nn.Module, noisy_images: LabeledImages
 ) -> None:
-    """Against the search that carries every picture along to the end."""
-    settings = attack(steps=13, restarts=restarts, view="none")
-    pixels, labels = to_pixels(pictures.images), pictures.labels
-    found = pgd(network, pixels, labels, settings, seed=3)
+    """Compared with PGD that keeps every image in the batch to the end."""
+    settings = attack(steps=13, restarts=restarts, surrogate="none")
+    pixels, labels = to_pixels(noisy_images.images), noisy_images.labels
+    adversarial = pgd(mlp, pixels, labels, settings, seed=3)
     generator = torch.Generator().manual_seed(3)
-    slow, open_ = pixels.clone(), torch.ones(len(pixels), dtype=torch.bool)
+    slow, remaining = pixels.clone(), torch.ones(len(pixels), dtype=torch.bool)
     for _ in range(restarts):
-        tried = maximise(
-            network, pixels, objective=lambda logits: cross_entropy(logits, labels), ball=Ball("linf", EPS),
-            steps=13, step_size=settings.step_size or 0.0, start="uniform", generator=generator,
+        ball = Ball("linf", EPS)
+        candidate = inner_pgd(
+            mlp,
+            pixels,
+            starting_point(pixels, ball, "uniform", generator),
+            objective=lambda logits: cross_entropy(logits, labels),
+            ball=ball,
+            steps=13,
+            step_size=settings.step_size or 0.0,
             stop=lambda logits: logits.argmax(1) != labels,
-        )  # fmt: skip
-        slow = torch.where(open_.view(-1, 1, 1, 1), tried, slow)
-        open_ &= plain_pixels(network, tried) == labels
-    torch.testing.assert_close(found, slow)
-    assert 0 < int(open_.sum()) < len(pixels)
-    exam = examine(network, pictures, settings)
-    right = int((plain(network, pictures) == labels).sum())
-    assert exam.backward_passes < 0.95 * restarts * 13 * right
+        )
+        slow = torch.where(remaining.view(-1, 1, 1, 1), candidate, slow)
+        remaining &= predict_pixels(mlp, candidate) == labels
+    torch.testing.assert_close(adversarial, slow)
+    assert 0 < int(remaining.sum()) < len(pixels)
+    evaluation = evaluate(mlp, noisy_images, settings)
+    right = int((predict(mlp, noisy_images) == labels).sum())
+    assert evaluation.backward_passes < 0.95 * restarts * 13 * right
 
 
 class Linear(nn.Module):
-    """logits = W x + b: where the gradient goes is known without computing one."""
+    """logits = W x + b, whose gradient is known in closed form."""
 
     def __init__(self, classes: int, scale: float = 1.0) -> None:
         super().__init__()
         self.weight = torch.randn(classes, 16, generator=torch.Generator().manual_seed(4)) * scale
         self.bias = torch.zeros(classes)
 
-    def forward(self, pictures: Tensor) -> Tensor:
-        return pictures.flatten(1) @ self.weight.T + self.bias
+    def forward(self, images: Tensor) -> Tensor:
+        return images.flatten(1) @ self.weight.T + self.bias
 
 
 def corner(model: Linear, pixels: Tensor, towards: Tensor, away: Tensor) -> Tensor:
@@ -333,233 +327,227 @@ def corner(model: Linear, pixels: Tensor, towards: Tensor, away: Tensor) -> Tens
     return (pixels + EPS * direction).clamp(0, 1)
 
 
-def grey(count: int = 12) -> Tensor:
+def gray(count: int = 12) -> Tensor:
     return torch.rand(count, 1, 4, 4, generator=torch.Generator().manual_seed(7))
 
 
 def test_fgsm_is_one_signed_step_of_eps() -> None:
-    model, pixels = Linear(2), grey()
+    model, pixels = Linear(2), gray()
     labels = model(pixels).argmax(1)
-    found = fgsm(model, pixels, labels, attack("fgsm", step_size=EPS, start="none"), 0)
-    torch.testing.assert_close(found, corner(model, pixels, 1 - labels, labels), rtol=0, atol=1e-6)
+    adversarial = fgsm(model, pixels, labels, attack("fgsm", step_size=EPS, start="none"), 0)
+    torch.testing.assert_close(adversarial, corner(model, pixels, 1 - labels, labels), rtol=0, atol=1e-6)
 
 
-def test_pgd_on_a_linear_network_finds_the_best_corner_or_stops_when_it_has_won() -> None:
-    model, pixels = Linear(2), grey()
+def test_pgd_on_a_linear_network_reaches_the_best_corner_or_stops_at_success() -> None:
+    model, pixels = Linear(2), gray()
     labels = model(pixels).argmax(1)
-    found = pgd(model, pixels, labels, attack(steps=40), 0)
+    adversarial = pgd(model, pixels, labels, attack(steps=40), 0)
     best = corner(model, pixels, 1 - labels, labels)
-    won, can_be_won = model(found).argmax(1) != labels, model(best).argmax(1) != labels
-    assert torch.equal(won, can_be_won) and won.any() and not won.all()
-    torch.testing.assert_close(found[~won], best[~won], rtol=0, atol=1e-6)
-    moved = (found - pixels).abs().flatten(1).amax(1)
+    misclassified, can_be_misclassified = model(adversarial).argmax(1) != labels, model(best).argmax(1) != labels
+    assert torch.equal(misclassified, can_be_misclassified) and misclassified.any() and not misclassified.all()
+    torch.testing.assert_close(adversarial[~misclassified], best[~misclassified], rtol=0, atol=1e-6)
+    moved = (adversarial - pixels).abs().flatten(1).amax(1)
     assert (moved <= EPS + TOLERANCE).all()
 
 
-def test_a_picture_that_is_fooled_stays_as_it_is() -> None:
-    """With 40 steps it is what it was with the few that it needed: nothing is undone, nothing wanders on."""
-    model, pixels = Linear(3), grey()
+def test_an_image_that_is_misclassified_stays_as_it_is() -> None:
+    """With 40 steps it is the same image as with the few steps that it needed."""
+    model, pixels = Linear(3), gray()
     labels = model(pixels).argmax(1)
     few, many = (pgd(model, pixels, labels, attack(steps=steps, start="none", eps=0.1), 0) for steps in (3, 40))
-    won = model(few).argmax(1) != labels
-    assert won.any() and not won.all()
-    assert torch.equal(few[won], many[won])
-    assert ((many - pixels).abs().flatten(1).amax(1)[won] < 0.09).all(), "and not at the end of the ball"
+    misclassified = model(few).argmax(1) != labels
+    assert misclassified.any() and not misclassified.all()
+    assert torch.equal(few[misclassified], many[misclassified])
+    assert ((many - pixels).abs().flatten(1).amax(1)[misclassified] < 0.09).all(), "and not on the surface of the ball"
 
 
 def test_cw_makes_the_margin_large_and_not_the_cross_entropy() -> None:
-    """One step from the picture: towards the runner-up alone, where CE follows every class by its share."""
-    model, pixels = Linear(6, scale=0.3), grey()
+    """One step from the image: towards the runner-up alone, where CE follows every class by its share."""
+    model, pixels = Linear(6, scale=0.3), gray()
     logits = model(pixels)
     labels = logits.argmax(1)
     runner_up = logits.scatter(1, labels[:, None], float("-inf")).argmax(1)
     one_step = attack("cw", steps=1, step_size=EPS, start="none")
-    found = cw(model, pixels, labels, one_step, 0)
-    torch.testing.assert_close(found, corner(model, pixels, runner_up, labels), rtol=0, atol=1e-6)
+    adversarial = cw(model, pixels, labels, one_step, 0)
+    torch.testing.assert_close(adversarial, corner(model, pixels, runner_up, labels), rtol=0, atol=1e-6)
     by_ce = pgd(model, pixels, labels, one_step, 0)
-    assert not torch.equal(found, by_ce)
-    gained = margin(model(found), labels) - margin(logits, labels)
+    assert not torch.equal(adversarial, by_ce)
+    gained = margin(model(adversarial), labels) - margin(logits, labels)
     assert (gained > 0).all()
 
 
 @pytest.mark.parametrize("kind", ["pgd", "cw"])
-def test_restarts_never_help_the_network(kind: str, network: nn.Module, pictures: Pictures) -> None:
-    """And what the first start broke stays broken: the starts of fewer are the first starts of more."""
-    shy = {"eps": 0.12, "steps": 1, "step_size": 0.02}
-    verdicts = [stands(examine(network, pictures, attack(kind, **shy, restarts=r))) for r in (1, 2, 8)]
+def test_restarts_never_help_the_network(kind: str, mlp: nn.Module, noisy_images: LabeledImages) -> None:
+    """An image that one start broke stays broken: more restarts begin with the same starting points."""
+    weak = {"eps": 0.12, "steps": 1, "step_size": 0.02}
+    verdicts = [correct(evaluate(mlp, noisy_images, attack(kind, **weak, restarts=r))) for r in (1, 2, 8)]
     for fewer, more in itertools.pairwise(verdicts):
         assert not (more & ~fewer).any()
     assert verdicts[-1].sum() < verdicts[0].sum(), "eight one-step starts break more than one does"
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])
-def test_a_ball_of_almost_nothing_breaks_nothing_and_a_huge_one_everything(
-    norm: str, network: nn.Module, pictures: Pictures
+def test_a_tiny_ball_breaks_no_image_and_a_huge_one_every_image(
+    norm: str, mlp: nn.Module, noisy_images: LabeledImages
 ) -> None:
-    clean = stands(examine(network, pictures, attack("clean")))
-    least = examine(network, pictures, attack(norm=norm, eps=1e-7, step_size=1e-7))
-    most = examine(network, pictures, attack(norm=norm, eps=0.99 if norm == "linf" else 8.0, step_size=0.1, steps=60))
-    assert torch.equal(stands(least), clean)
-    assert not stands(most).any() and most.refuted_claims == 0
+    clean = correct(evaluate(mlp, noisy_images, attack("clean")))
+    least = evaluate(mlp, noisy_images, attack(norm=norm, eps=1e-7, step_size=1e-7))
+    most = evaluate(mlp, noisy_images, attack(norm=norm, eps=0.99 if norm == "linf" else 8.0, step_size=0.1, steps=60))
+    assert torch.equal(correct(least), clean)
+    assert not correct(most).any() and most.rejected_examples == 0
 
 
-# --- the nearest wrong picture ---------------------------------------------------------------------------------
+# --- the nearest misclassified image ---------------------------------------------------------------------------------
 
 
 class TwoSides(nn.Module):
-    """Which side of a plane a picture lies on; its distance from the plane is known."""
+    """Classifies by the side of a plane; an image's distance from the plane is known."""
 
     def __init__(self, direction: Tensor, offset: float) -> None:
         super().__init__()
         self.direction, self.offset = direction, offset
 
-    def forward(self, pictures: Tensor) -> Tensor:
-        height = 7.0 * (pictures.flatten(1) @ self.direction - self.offset)
+    def forward(self, images: Tensor) -> Tensor:
+        height = 7.0 * (images.flatten(1) @ self.direction - self.offset)
         return torch.stack([height, -height], 1)
 
 
-def test_cw_l2_finds_the_plane_where_it_is() -> None:
+def test_cw_l2_finds_the_distance_to_a_plane() -> None:
     direction = torch.randn(64, generator=torch.Generator().manual_seed(2))
     model = TwoSides(direction, offset=float(direction.sum()) * 0.5)
     pixels = 0.5 + 0.06 * torch.randn(12, 1, 8, 8, generator=torch.Generator().manual_seed(3))
     logits = model(pixels)
     true = logits[:, 0].abs() / 7.0 / direction.norm()
-    found, distance = nearest_wrong(model, pixels, logits.argmax(1), steps=400, rate=0.01, searches=9)
-    assert (model(found).argmax(1) != logits.argmax(1)).all()
-    assert torch.allclose((found - pixels).flatten(1).norm(dim=1), distance, atol=1e-6)
-    assert (distance >= true - 1e-5).all(), "nothing wrong is nearer than the plane"
+    adversarial, distance = closest_adversarial(
+        model, pixels, logits.argmax(1), steps=400, rate=0.01, binary_search_steps=9
+    )
+    assert (model(adversarial).argmax(1) != logits.argmax(1)).all()
+    assert torch.allclose((adversarial - pixels).flatten(1).norm(dim=1), distance, atol=1e-6)
+    assert (distance >= true - 1e-5).all(), "no misclassified image is nearer than the plane"
     assert (distance <= 1.03 * true + 1e-3).all()
 
 
-def test_cw_l2_counts_what_lies_inside_the_ball_alone() -> None:
+def test_cw_l2_claims_only_images_inside_the_ball() -> None:
     direction = torch.zeros(64)
     direction[0] = 1.0
     model = TwoSides(direction, offset=0.5)
     pixels = torch.full((4, 1, 8, 8), 0.5)
     pixels[:, 0, 0, 0] = torch.tensor([0.51, 0.58, 0.7, 1.0])
     labels = model(pixels).argmax(1)
-    found = cw_l2(model, pixels, labels, attack("cw-l2", norm="l2", eps=0.1, steps=200, step_size=0.01, searches=9), 0)
-    assert (model(found).argmax(1) != labels).tolist() == [True, True, False, False]
-    assert torch.equal(found[2:], pixels[2:]), "a nearest picture out of reach is no claim"
+    adversarial = cw_l2(
+        model, pixels, labels, attack("cw-l2", norm="l2", eps=0.1, steps=200, step_size=0.01, binary_search_steps=9), 0
+    )
+    assert (model(adversarial).argmax(1) != labels).tolist() == [True, True, False, False]
+    assert torch.equal(adversarial[2:], pixels[2:]), "a nearest image outside the ball is not claimed"
 
 
-def test_cw_l2_is_about_as_strong_as_pgd_in_l2(network: nn.Module, pictures: Pictures) -> None:
-    """Two roads to the same verdicts; PGD follows another loss, so a picture may differ."""
+def test_cw_l2_is_about_as_strong_as_pgd_in_l2(mlp: nn.Module, noisy_images: LabeledImages) -> None:
+    """The verdicts agree; PGD follows another loss, so an image may differ."""
     for eps in (0.3, 0.8):
-        by_pgd = stands(examine(network, pictures, attack("cw", norm="l2", eps=eps, steps=50, step_size=eps / 8)))
-        nearest = attack("cw-l2", norm="l2", eps=eps, steps=200, step_size=0.02, searches=9)
-        by_nearest = stands(examine(network, pictures, nearest))
+        by_pgd = correct(evaluate(mlp, noisy_images, attack("cw", norm="l2", eps=eps, steps=50, step_size=eps / 8)))
+        nearest = attack("cw-l2", norm="l2", eps=eps, steps=200, step_size=0.02, binary_search_steps=9)
+        by_nearest = correct(evaluate(mlp, noisy_images, nearest))
         assert abs(int(by_pgd.sum()) - int(by_nearest.sum())) <= 2, eps
 
 
 # --- AutoAttack -----------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def fewer_queries(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Square's 5,000 queries are most of the time, and break nothing here that 300 do not."""
-    import pyautoattack
-
-    set_version = pyautoattack.AutoAttack._set_version
-
-    def with_fewer(self: Any, version: str = "standard") -> None:
-        set_version(self, version)
-        self.square.n_queries = 300
-
-    monkeypatch.setattr(pyautoattack.AutoAttack, "_set_version", with_fewer)
-
-
 @pytest.mark.usefixtures("fewer_queries")
-def test_autoattack_is_at_least_as_strong_and_repeats_itself(network: nn.Module, pictures: Pictures) -> None:
-    few = pictures.first(20)
+def test_autoattack_is_at_least_as_strong_as_pgd_and_deterministic(mlp: nn.Module, noisy_images: LabeledImages) -> None:
+    few = noisy_images.first(20)
     auto = attack("autoattack")
     torch.manual_seed(5)
     before = torch.get_rng_state()
-    exam = examine(network, few, auto)
-    assert torch.equal(torch.get_rng_state(), before), "it seeds torch's global generator only inside"
-    again = examine(network, few, auto)
-    assert torch.equal(stands(exam), stands(again)) and torch.equal(exam.columns["margin"], again.columns["margin"])
-    assert 0 < stands(exam).sum() < 20
-    others = [stands(examine(network, few, attack(kind, steps=20))) for kind in ("pgd", "cw")]
-    assert stands(exam).sum() <= min(int(other.sum()) for other in others)
-    assert exam.refuted_claims == 0 and exam.backward_passes > 0
+    evaluation = evaluate(mlp, few, auto)
+    assert torch.equal(torch.get_rng_state(), before), "torch's global generator is as before"
+    again = evaluate(mlp, few, auto)
+    assert torch.equal(correct(evaluation), correct(again)) and torch.equal(
+        evaluation.columns["margin"], again.columns["margin"]
+    )
+    assert 0 < correct(evaluation).sum() < 20
+    others = [correct(evaluate(mlp, few, attack(kind, steps=20))) for kind in ("pgd", "cw")]
+    assert correct(evaluation).sum() <= min(int(other.sum()) for other in others)
+    assert evaluation.rejected_examples == 0 and evaluation.backward_passes > 0
 
 
 @pytest.mark.usefixtures("fewer_queries")
-def test_every_part_sees_what_the_parts_before_it_left(network: nn.Module, pictures: Pictures) -> None:
-    few = pictures.first(20)
-    exam = examine(network, few, attack("autoattack"))
-    parts = names.attack_parts("autoattack")
-    fell_to = exam.columns["fell_to"]
-    assert torch.equal(fell_to == WRONG_BEFORE, plain(network, few) != few.labels)
-    assert torch.equal(fell_to == STANDS, stands(exam))
-    first = examine(network, few, attack("apgd-ce"))
-    assert torch.equal(fell_to == 0, first.columns["fell_to"] == 0), "the first part alone breaks what it breaks here"
-    assert int(fell_to.max()) < len(parts)
+def test_every_part_attacks_the_images_that_the_parts_before_it_left(
+    mlp: nn.Module, noisy_images: LabeledImages
+) -> None:
+    few = noisy_images.first(20)
+    evaluation = evaluate(mlp, few, attack("autoattack"))
+    parts = registry.attack_parts("autoattack")
+    broken_by = evaluation.columns["broken_by"]
+    assert torch.equal(broken_by == MISCLASSIFIED, predict(mlp, few) != few.labels)
+    assert torch.equal(broken_by == CORRECT, correct(evaluation))
+    first = evaluate(mlp, few, attack("apgd-ce"))
+    assert torch.equal(broken_by == 0, first.columns["broken_by"] == 0), "the first part alone breaks the same images"
+    assert int(broken_by.max()) < len(parts)
 
 
-def test_a_part_that_breaks_the_rules_leaves_the_picture_to_the_next(
-    network: nn.Module, pictures: Pictures, monkeypatch: pytest.MonkeyPatch
+def test_an_image_with_an_invalid_example_is_left_to_the_next_part(
+    mlp: nn.Module, noisy_images: LabeledImages, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def outside(_model: nn.Module, pixels: Tensor, *_: object) -> Tensor:
         return pixels + 10
 
     monkeypatch.setattr(sys.modules[__name__], "outside", outside, raising=False)
-    monkeypatch.setitem(names.ATTACKS, "outside", names.AttackKind(f"{__name__}:outside"))
-    facts = names.AttackKind(parts=("outside", "pgd"), reads=("steps", "step_size", "start", "restarts"))
-    monkeypatch.setitem(names.ATTACKS, "both", facts)
-    both, alone = examine(network, pictures, attack("both")), examine(network, pictures, attack("pgd"))
-    assert torch.equal(stands(both), stands(alone)) and torch.equal(both.columns["margin"], alone.columns["margin"])
-    right = int((plain(network, pictures) == pictures.labels).sum())
-    assert both.refuted_claims == right
-    assert set(both.columns["fell_to"].tolist()) == {STANDS, WRONG_BEFORE, 1}
+    monkeypatch.setitem(registry.ATTACKS, "outside", registry.AttackInfo(f"{__name__}:outside"))
+    info = registry.AttackInfo(parts=("outside", "pgd"), reads=("steps", "step_size", "start", "restarts"))
+    monkeypatch.setitem(registry.ATTACKS, "both", info)
+    both, alone = evaluate(mlp, noisy_images, attack("both")), evaluate(mlp, noisy_images, attack("pgd"))
+    assert torch.equal(correct(both), correct(alone)) and torch.equal(both.columns["margin"], alone.columns["margin"])
+    right = int((predict(mlp, noisy_images) == noisy_images.labels).sum())
+    assert both.rejected_examples == right
+    assert set(both.columns["broken_by"].tolist()) == {CORRECT, MISCLASSIFIED, 1}
 
 
-def test_autoattack_on_a_single_picture(network: nn.Module, pictures: Pictures) -> None:
-    """The last batch may hold one: the library squeezes shapes, and must not squeeze this one away."""
-    right = (plain(network, pictures) == pictures.labels).nonzero()[:1, 0]
-    exam = examine(network, pictures[right], attack("autoattack", eps=0.3))
-    assert stands(exam).tolist() == [False]
+def test_autoattack_on_a_single_image(mlp: nn.Module, noisy_images: LabeledImages) -> None:
+    """The last batch may hold one image: the library squeezes shapes, and must not squeeze this dimension."""
+    right = (predict(mlp, noisy_images) == noisy_images.labels).nonzero()[:1, 0]
+    evaluation = evaluate(mlp, noisy_images[right], attack("autoattack", eps=0.3))
+    assert correct(evaluation).tolist() == [False]
 
 
 def test_autoattack_refuses_fewer_than_four_classes() -> None:
-    model, pixels = Linear(3), grey()
-    with pytest.raises(ValueError, match=r"at least 4 classes and this network has 3: use pgd and cw with restarts"):
+    model, pixels = Linear(3), gray()
+    with pytest.raises(UserError, match=r"at least 4 classes and this network has 3: use pgd and cw with restarts"):
         apgd_t(model, pixels, model(pixels).argmax(1), attack("apgd-t"), 0)
-    with pytest.raises(ValueError, match="at least 4 classes"):  # whether or not its first part leaves anything
+    with pytest.raises(UserError, match="at least 4 classes"):  # whether or not its first part leaves an image
         apgd_ce(model, pixels, model(pixels).argmax(1), attack("autoattack"), 0)
 
 
 class Probabilities(nn.Module):
-    """A defence by mistake: softmax as the last layer."""
+    """Softmax as the last layer: a defense by mistake."""
 
     def __init__(self, inner: nn.Module) -> None:
         super().__init__()
         self.inner = inner
 
-    def forward(self, pictures: Tensor) -> Tensor:
-        return torch.softmax(self.inner(pictures), 1)
+    def forward(self, images: Tensor) -> Tensor:
+        return torch.softmax(self.inner(images), 1)
 
 
-def test_what_autoattack_warns_of_becomes_a_flag(
-    network: nn.Module, pictures: Pictures, caplog: pytest.LogCaptureFixture, tmp_path: Path
+def test_warnings_of_autoattack_are_kept(
+    mlp: nn.Module, noisy_images: LabeledImages, caplog: pytest.LogCaptureFixture, tmp_path: Path
 ) -> None:
-    few = pictures.first(2)
+    few = noisy_images.first(2)
     strong = attack("autoattack", eps=0.3)
-    exam = examine(Probabilities(network), few, strong, state=tmp_path)
-    assert any("probability distribution" in flag for flag in exam.flags)
+    evaluation = evaluate(Probabilities(mlp), few, strong, state=tmp_path)
+    assert any("probability distribution" in warning for warning in evaluation.warnings)
     assert not caplog.records, "kept as data, not printed"
-    assert not any("probability" in flag for flag in examine(network, few, strong).flags)
-    resumed = examine(Probabilities(network), few, strong, state=tmp_path)
-    assert resumed.flags == exam.flags, "kept over an interruption"
+    assert not any("probability" in warning for warning in evaluate(mlp, few, strong).warnings)
+    resumed = evaluate(Probabilities(mlp), few, strong, state=tmp_path)
+    assert resumed.warnings == evaluation.warnings, "saved with the batches"
 
 
-def test_every_attack_of_the_table_keeps_the_rules(network: nn.Module, pictures: Pictures) -> None:
-    few: Any = pictures.first(6)
-    for kind, facts in names.ATTACKS.items():
+def test_every_registered_attack_makes_valid_examples(mlp: nn.Module, noisy_images: LabeledImages) -> None:
+    few: Any = noisy_images.first(6)
+    for kind, info in registry.ATTACKS.items():
         for norm, eps in (("linf", 0.2), ("l2", 1.0)):
-            if norm not in facts.norms:
+            if norm not in info.norms:
                 continue
-            exam = examine(network, few, attack(kind, norm=norm, eps=eps, step_size=eps / 4, steps=10))
-            assert exam.refuted_claims == 0, (kind, norm)
-            assert (exam.columns["distance"] <= eps + TOLERANCE).all(), (kind, norm)
+            evaluation = evaluate(mlp, few, attack(kind, norm=norm, eps=eps, step_size=eps / 4, steps=10))
+            assert evaluation.rejected_examples == 0, (kind, norm)
+            assert (evaluation.columns["distance"] <= eps + TOLERANCE).all(), (kind, norm)

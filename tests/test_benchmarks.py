@@ -1,4 +1,4 @@
-"""The benchmarks run: each on a tiny scale, so that an expensive machine is not the first to try them."""
+"""Every benchmark runs at a tiny size, so that errors are found before it runs on an expensive machine."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 
-def run(script: str, *words: str, out: Path) -> tuple[str, dict[str, Any]]:
-    """What a benchmark printed last, and its JSON."""
-    call = [sys.executable, f"benchmarks/{script}.py", *words, "--json", str(out)]
+def run(script: str, *arguments: str, out: Path) -> tuple[str, dict[str, Any]]:
+    """The output of a benchmark and the content of its JSON file."""
+    command = [sys.executable, f"benchmarks/{script}.py", *arguments, "--json", str(out)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(call, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return done.stdout, json.loads(out.read_text())
+    process = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert process.returncode == 0, process.stderr
+    return process.stdout, json.loads(out.read_text())
 
 
 @pytest.fixture(scope="module")
@@ -29,21 +29,21 @@ def gpu(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, dict[str, Any]]:
 
 
 def test_the_gpu_benchmark_runs_every_part(gpu: tuple[str, dict[str, Any]]) -> None:
-    printed, answers = gpu
-    assert set(answers) >= {"machine", "torch", "correct", "ceiling", "steps", "projected", "exam"}
-    assert not [name for name, answer in answers.items() if "FAILED" in str(answer)]
+    printed, results = gpu
+    assert set(results) >= {"machine", "torch", "correct", "ceiling", "steps", "projected", "evaluation"}
+    assert not [name for name, result in results.items() if "FAILED" in str(result)]
     assert "projected" in printed and "ceiling" in printed
 
 
-def test_its_fast_steps_agree_with_the_plain_one(gpu: tuple[str, dict[str, Any]]) -> None:
+def test_its_fast_steps_agree_with_the_eager_float32_step(gpu: tuple[str, dict[str, Any]]) -> None:
     rows = {row["step"]: row for row in gpu[1]["correct"]}
-    assert set(rows) == {"folded view, logits", "again", "captured", "bfloat16"}
+    assert set(rows) == {"folded surrogate, logits", "again", "cuda_graph", "bfloat16"}
     assert {row["verdict"] for row in rows.values()} == {"agrees"}
-    assert rows["again"]["all apart"] == rows["again"]["update apart"] == 0.0
-    assert 0 < rows["bfloat16"]["update apart"] < 0.5, "it is the update that is compared"
+    assert rows["again"]["difference"] == rows["again"]["update difference"] == 0.0
+    assert 0 < rows["bfloat16"]["update difference"] < 0.5, "it is the update that is compared"
 
 
-def test_a_part_that_fails_costs_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_part_that_fails_does_not_stop_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
     import time
 
@@ -59,21 +59,21 @@ def test_a_part_that_fails_costs_no_other(monkeypatch: pytest.MonkeyPatch) -> No
     session.run("second", lambda _: 7)
     session.ends = time.perf_counter()
     session.run("third", lambda _: 7)
-    assert session.answers == {
+    assert session.results == {
         "first": "FAILED: RuntimeError: out of memory",
         "second": 7,
         "third": "skipped: no time left",
     }
 
 
-def test_the_step_benchmark_names_machine_and_n(tmp_path: Path) -> None:
-    words = ["--device", "cpu", "--pairs", "small:small", "--batch", "4", "--rounds", "2"]
-    printed, found = run("step", *words, out=tmp_path / "step.json")
-    assert {"machine", "threads", "torch", "python", "batch", "rounds"} <= set(found)
-    steps = {row["step"]: row for row in found["rows"]}
+def test_the_step_benchmark_records_machine_and_rounds(tmp_path: Path) -> None:
+    arguments = ["--device", "cpu", "--pairs", "small:small", "--batch", "4", "--rounds", "2"]
+    printed, content = run("step", *arguments, out=tmp_path / "step.json")
+    assert {"machine", "threads", "torch", "python", "batch", "rounds"} <= set(content)
+    steps = {row["step"]: row for row in content["rows"]}
     assert set(steps) >= {"authors", "label-once", "unfolded", "ours"}
     assert steps["authors"]["times authors"] == 1.0
-    assert printed.rstrip().splitlines()[-1].split()[:2] == ["small:small", found["rows"][-1]["step"]]
+    assert printed.rstrip().splitlines()[-1].split()[:2] == ["small:small", content["rows"][-1]["step"]]
 
 
 def test_a_fallback_is_not_timed_under_another_name(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -89,6 +89,6 @@ def test_a_fallback_is_not_timed_under_another_name(monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(torch, "compile", broken)
     with pytest.warns(UserWarning, match="no C compiler"):
-        rows = measure("small:small", 4, torch.device("cpu"), ["compiled", "ours"], rounds=1, repeats=1, top=1.0)
+        rows = measure("small:small", 4, torch.device("cpu"), ["compile", "ours"], rounds=1, repeats=1, top=1.0)
     assert "torch.compile failed" in rows[0]["error"]
     assert rows[1]["ms"] > 0

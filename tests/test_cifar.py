@@ -1,4 +1,4 @@
-"""CIFAR from a tiny archive in the published format, served on this machine; nothing corrupt is accepted."""
+"""CIFAR from a tiny archive in the published format, served on this machine; damaged files are refused."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ import pytest
 import torch
 from torchvision.datasets import CIFAR10, CIFAR100
 
-from dynat.config import Dataset as DatasetConfig
+from dynat.config import DatasetConfig
 from dynat.data import DataError, load, prepare
 
 
@@ -88,7 +88,7 @@ def check_cifar(folder: Path) -> None:
     held_out = 10 * max(1, round(0.1 * 2 * batches))
     assert len(read.train) == 20 * batches - held_out and len(read.validation) == held_out
     assert read.classes[3] == "class3" and len(read.classes) == (100 if reader is CIFAR100 else 10)
-    # the test pictures, pixel for pixel: three planes of 32 rows
+    # the test images, pixel for pixel: three planes of 32 rows
     rows = pickle.loads(release(reader)[reader.test_list[0][0]])["data"]
     assert torch.equal(read.test.images, torch.from_numpy(rows.reshape(-1, 3, 32, 32)))
     assert read.test.labels.tolist() == [number % 10 for number in range(20)]
@@ -103,16 +103,16 @@ def test_cifar_is_downloaded_once(archive: Path, mirror: str, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("form", ["archive", "unpacked", "inside"])
-def test_cifar_from_a_folder_that_has_it(form: str, archive: Path, tmp_path: Path) -> None:
-    given_path = archive.parent
+def test_cifar_from_a_local_folder(form: str, archive: Path, tmp_path: Path) -> None:
+    own_folder = archive.parent
     if form != "archive":
         shutil.unpack_archive(archive, archive.parent)
         archive.unlink()
     if form == "inside":
-        given_path = next(entry for entry in archive.parent.iterdir() if entry.is_dir())
-    before = sorted(given_path.rglob("*"))
-    check_cifar(prepare(cifar(archive, path=str(given_path)), tmp_path / "data"))
-    assert sorted(given_path.rglob("*")) == before, "nothing is written into a folder of the user's"
+        own_folder = next(entry for entry in archive.parent.iterdir() if entry.is_dir())
+    before = sorted(own_folder.rglob("*"))
+    check_cifar(prepare(cifar(archive, path=str(own_folder)), tmp_path / "data"))
+    assert sorted(own_folder.rglob("*")) == before, "nothing is written into the user's folder"
 
 
 @pytest.mark.parametrize("damage", ["cut", "other"])
@@ -124,21 +124,21 @@ def test_a_corrupt_download_is_not_accepted(damage: str, archive: Path, mirror: 
         prepare(config, tmp_path / "data")
     assert not (tmp_path / "data" / config.name).exists()
     assert not (tmp_path / "data" / "downloads" / archive.name).exists()
-    archive.write_bytes(whole)  # and nothing stands in the way of the next attempt
+    archive.write_bytes(whole)  # the next attempt succeeds
     check_cifar(prepare(config, tmp_path / "data"))
 
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1:9/nothing/", "http://no-such-host.invalid", "nonsense"])
-def test_offline_names_file_url_and_ways_out(url: str, archive: Path, tmp_path: Path) -> None:
+def test_a_failed_download_names_file_url_and_remedies(url: str, archive: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError) as caught:
         prepare(cifar(archive, mirror=url), tmp_path / "data")
     for part in (str(tmp_path / "data" / "downloads" / archive.name), f"{url.rstrip('/')}/{archive.name}"):
         assert part in str(caught.value)
-    for way in ("Try again", "dataset.mirror", "dataset.path"):
-        assert way in str(caught.value)
+    for remedy in ("Try again", "dataset.mirror", "dataset.path"):
+        assert remedy in str(caught.value)
 
 
-def test_a_corrupt_archive_of_ones_own(archive: Path, tmp_path: Path) -> None:
+def test_a_corrupt_local_archive(archive: Path, tmp_path: Path) -> None:
     archive.write_bytes(archive.read_bytes()[:-1])
     with pytest.raises(DataError, match=r"damaged or incomplete \(its MD5 is not .*delete it and fetch it again"):
         prepare(cifar(archive, path=str(archive.parent)), tmp_path / "data")
@@ -147,7 +147,7 @@ def test_a_corrupt_archive_of_ones_own(archive: Path, tmp_path: Path) -> None:
 def test_a_corrupt_batch_is_refused_before_it_is_unpickled(archive: Path, tmp_path: Path) -> None:
     shutil.unpack_archive(archive, archive.parent)
     file = next(archive.parent.glob("*/test*"))
-    file.write_bytes(b"cos\nabort\n(tR.")  # would end the process
+    file.write_bytes(b"cos\nabort\n(tR.")  # unpickling it would end the process
     with pytest.raises(DataError, match=rf"{file.name}: damaged .*unpack {archive.name} again"):
         prepare(cifar(archive, path=str(archive.parent)), tmp_path / "data")
 

@@ -1,4 +1,4 @@
-"""Facts of the image that a plausible edit would break. Whether it is built and works: make image-check."""
+"""Facts of the image that a plausible edit would break. `make image-check` builds and runs it."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ import dynat
 
 ROOT = Path(__file__).parents[1]
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
-STATE = {"data", "results", "runs", ".snakemake"}
-"""What a container's work leaves that the next one needs."""
+STATE = {"data", "results", "state", ".snakemake"}
+"""Folders that one container writes and the next one reads."""
 
 
 def instructions(name: str) -> list[str]:
@@ -30,16 +30,16 @@ def test_the_base_is_pinned_and_can_be_chosen() -> None:
     assert {line.split()[0] for line in instructions("FROM")[1:]} == {"system"}, "one base for all stages"
 
 
-def test_packages_stay_when_code_changes() -> None:
+def test_a_change_of_code_does_not_reinstall_packages() -> None:
     """The lock and nothing else of the project is copied before the packages are installed."""
     copied = instructions("COPY")
     assert copied[0].split()[0] == "requirements.lock" and copied[-1] == ". ."
     assert DOCKERFILE.index("uv pip sync") < DOCKERFILE.index("COPY . .")
 
 
-def test_nobody_is_root_and_the_default_is_the_whole_pipeline() -> None:
+def test_the_user_is_not_root_and_the_default_is_the_whole_pipeline() -> None:
     assert re.fullmatch(r"[1-9]\d*:[1-9]\d*", instructions("USER")[-1])
-    assert DOCKERFILE.index("USER ") > DOCKERFILE.rindex("RUN "), "and the code belongs to nobody"
+    assert DOCKERFILE.index("USER ") > DOCKERFILE.rindex("RUN "), "so the user cannot write to the code"
     assert instructions("CMD") == ['["snakemake", "--cores", "all", "all"]']
     entrypoint = yaml.safe_load(instructions("ENTRYPOINT")[0])[-1]
     script = ROOT / Path(entrypoint).relative_to("/app")
@@ -47,12 +47,12 @@ def test_nobody_is_root_and_the_default_is_the_whole_pipeline() -> None:
 
 
 def test_stopping_is_an_interrupt_for_all_processes() -> None:
-    """Told to terminate, Snakemake waits for its jobs, is killed after ten seconds, and leaves a lock."""
+    """On SIGTERM Snakemake waits for its jobs, is killed after ten seconds, and leaves a lock."""
     assert instructions("STOPSIGNAL") == ["SIGINT"]
     assert "-g" in yaml.safe_load(instructions("ENTRYPOINT")[0])
 
 
-def test_what_a_gpu_and_a_user_without_a_name_need() -> None:
+def test_the_environment_for_a_gpu_and_an_unnamed_user() -> None:
     environment = dict(re.findall(r"(\w+)=(\S+)", " ".join(instructions("ENV"))))
     assert environment["NVIDIA_VISIBLE_DEVICES"] == "all"
     assert set(environment["NVIDIA_DRIVER_CAPABILITIES"].split(",")) >= {"compute", "utility"}, "utility: nvidia-smi"
@@ -62,7 +62,7 @@ def test_what_a_gpu_and_a_user_without_a_name_need() -> None:
     assert "g++" in DOCKERFILE and "python3-dev" in DOCKERFILE, "torch.compile builds extensions"
 
 
-def test_the_version_is_the_packages() -> None:
+def test_the_image_has_the_version_of_the_package() -> None:
     assert f"VERSION={dynat.__version__}" in instructions("ARG")
     assert all(service["image"] == f"dynat:{dynat.__version__}" for service in services().values())
 
@@ -73,7 +73,7 @@ def test_no_secret_is_an_argument() -> None:
     assert not [name for name in names if re.search("TOKEN|PASSW|SECRET|KEY|CRED", name, re.IGNORECASE)]
     assert {"ca", "netrc"} == set(re.findall(r"type=secret,id=(\w+)", DOCKERFILE))
     by_apt = [run for run in instructions("RUN") if "CAInfo" in run]
-    assert len(by_apt) == 2 and all("id=ca,mode=0444" in run for run in by_apt), "apt reads it without rights"
+    assert len(by_apt) == 2 and all("id=ca,mode=0444" in run for run in by_apt), "apt reads it as an unprivileged user"
     assert "required=true" not in DOCKERFILE, "a build without them works"
 
 
@@ -93,7 +93,7 @@ def test_the_image_has_the_project() -> None:
     assert left_out == []
 
 
-@pytest.mark.parametrize("name", [".git", ".env", ".venv", ".netrc", "results", "data", "runs", ".snakemake", ".dvc"])
+@pytest.mark.parametrize("name", [".git", ".env", ".venv", ".netrc", "results", "data", "state", ".snakemake", ".dvc"])
 def test_the_image_has_nothing_else(name: str) -> None:
     """.dvc as a whole has a cache, and config.local with its keys."""
     assert (ROOT / ".dockerignore").read_text().splitlines()[1] == "*"
@@ -105,39 +105,39 @@ def test_the_image_has_nothing_else(name: str) -> None:
 
 
 def services() -> dict[str, Any]:
-    found: dict[str, Any] = yaml.safe_load((ROOT / "compose.yaml").read_text())["services"]
-    return found
+    content: dict[str, Any] = yaml.safe_load((ROOT / "compose.yaml").read_text())["services"]
+    return content
 
 
-def test_compose_keeps_what_was_made_and_runs_as_the_caller() -> None:
+def test_compose_mounts_the_state_and_runs_as_the_caller() -> None:
     for service in services().values():
         assert set(service["volumes"]) >= {f"./{name}:/app/{name}" for name in STATE}
         assert service["user"].startswith("${DYNAT_USER:-")
 
 
-def test_compose_asks_for_a_gpu_only_where_it_says_so() -> None:
+def test_only_the_gpu_service_of_compose_requests_a_gpu() -> None:
     gpu = services()["dynat"]["deploy"]["resources"]["reservations"]["devices"][0]
     assert gpu["driver"] == "nvidia" and gpu["capabilities"] == ["gpu"]
     assert "deploy" not in services()["cpu"]
 
 
-# --- the entry ----------------------------------------------------------------------------------------------------
+# --- the entrypoint -------------------------------------------------------------------------------------------------
 
 
-def enter(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+def entrypoint(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([ROOT / "tools/entrypoint", *words], cwd=folder, capture_output=True, text=True, check=False)
 
 
-def test_the_entry_hands_on(tmp_path: Path) -> None:
+def test_the_entrypoint_runs_the_command(tmp_path: Path) -> None:
     (tmp_path / "results").mkdir()
-    done = enter(tmp_path, "sh", "-c", 'echo "$1"; exit 3', "-", "two words")
+    done = entrypoint(tmp_path, "sh", "-c", 'echo "$1"; exit 3', "-", "two words")
     assert (done.returncode, done.stdout) == (3, "two words\n")
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
-def test_a_folder_that_cannot_be_written_is_said_at_once(tmp_path: Path) -> None:
+def test_a_folder_without_write_permission_is_reported_at_once(tmp_path: Path) -> None:
     (tmp_path / "results").mkdir(mode=0o555)
-    done = enter(tmp_path, "echo", "worked")
+    done = entrypoint(tmp_path, "echo", "worked")
     assert done.returncode == 1 and "worked" not in done.stdout
     assert f"user {os.geteuid()} may not write {tmp_path}/results" in done.stderr
     assert "mkdir -p results" in done.stderr and "--user" in done.stderr

@@ -1,4 +1,4 @@
-"""It stays fast: what a step computes is counted, and nothing in it waits for the device.
+"""The cost of a training step: its convolutions are counted, and nothing in it waits for the device.
 
 Work is counted in convolutions: a forward is one each, a gradient for a layer's input one, for its weights one.
 The first layer of a training pass needs none for its input.
@@ -6,10 +6,11 @@ The first layer of a training pass needs none for its input.
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections import Counter
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -17,19 +18,19 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from dynat import methods, models
-from dynat.config import Run
-from dynat.models.compiled import Compiled
-from dynat.training import captured
-from dynat.training.captured import Captured
-from dynat.training.networks import build_pair
-from dynat.training.precision import precise
-from dynat.training.step import joint_step
+from dynat.config import Run, registry
+from dynat.nn import cuda_graph
+from dynat.nn.compiled import CompiledModel
+from dynat.nn.cuda_graph import CUDAGraphStep
+from dynat.nn.folded import FoldedModel
+from dynat.nn.mixed_precision import mixed_precision
+from dynat.training.networks import build_networks
+from dynat.training.step import training_step
 from dynat.training.trainer import Trainer
 from tests import tiny
+from tests.method_runs import DYNAMIC, GUIDE, RUNS, STEPS, TARGET, method_run
 
 CPU = torch.device("cpu")
-STEPS = 10
-TARGET, GUIDE = "wrn10-1", "small"
 
 
 class Count(TorchDispatchMode):
@@ -57,73 +58,68 @@ def layers(name: str) -> int:
     return sum(isinstance(module, nn.Conv2d) for module in network.modules())
 
 
-def a_run(method: str, **fields: object) -> Run:
-    guide = GUIDE if fields.get("labels") == "dynamic" or method in ("lbgat", "adagat") else None
-    inner = {"eps": 0.05, "step_size": 0.02, "steps": STEPS}
-    return tiny.run(**{"method": method, "target": TARGET, "guide": guide, "inner": inner, **fields})
+class Passes(NamedTuple):
+    """Passes of one training step. Together 24 F + 3 G for DYNAT."""
+
+    forward: int
+    """Forwards of the target without gradient."""
+    pgd_steps: int
+    """A forward and a backward for the images: 2 each."""
+    training: int
+    """A forward and a backward for the weights: 3 each."""
+    guide: int
+    """Training passes of the guide: 3 each."""
 
 
-DYNAMIC: dict[str, object] = {"labels": "dynamic", "clean_forward": True}
-# Passes through the target: forwards without gradient, search steps (2 each), training passes (3 each);
-# and training passes through the guide. Together 24 F + 3 G for DYNAT.
-COSTS: dict[str, tuple[Run, tuple[int, int, int, int]]] = {
-    "natural": (a_run("natural"), (0, 0, 1, 0)),
-    "at": (a_run("at"), (0, STEPS, 1, 0)),
-    "trades": (a_run("trades", consistency=6.0), (1, STEPS, 2, 0)),
-    "mart": (a_run("mart", consistency=6.0), (0, STEPS, 2, 0)),
-    "gairat": (a_run("gairat"), (0, STEPS, 1, 0)),
-    "mail-at": (a_run("mail-at"), (0, STEPS, 1, 0)),
-    "mail-trades": (a_run("mail-trades", consistency=6.0), (1, STEPS, 2, 0)),
-    "sat": (a_run("sat"), (0, STEPS, 1, 0)),
-    "lbgat0": (a_run("lbgat", clean_forward=True), (2, STEPS, 1, 1)),
-    "lbgat6": (a_run("lbgat", consistency=6.0), (1, STEPS, 2, 1)),
-    "adagat": (a_run("adagat", clean_forward=True), (2, STEPS, 1, 1)),
-    "at-awp": (a_run("at", awp={"warm_up": 0.0}), (0, STEPS, 2, 0)),
-    "dynat": (a_run("at", **DYNAMIC), (1, STEPS, 1, 1)),
-    "dynat-no-clean-forward": (a_run("at", labels="dynamic"), (0, STEPS, 1, 1)),
-    "dynat-kl6": (a_run("at", labels="dynamic", consistency=6.0), (0, STEPS, 2, 1)),
-    "dynat-kl-inner": (
-        a_run("at", **{**DYNAMIC, "inner": {"eps": 0.05, "step_size": 0.02, "objective": "kl"}}),
-        (2, STEPS, 1, 1),
-    ),
-    "dynat-trades": (a_run("trades", labels="dynamic", consistency=6.0), (1, STEPS, 2, 1)),
-    "dynat-bfloat16": (a_run("at", precision="bfloat16", **DYNAMIC), (1, STEPS, 1, 1)),
+PASSES: dict[str, Passes] = {
+    "natural": Passes(0, 0, 1, 0),
+    "at": Passes(0, STEPS, 1, 0),
+    "trades": Passes(1, STEPS, 2, 0),
+    "mart": Passes(0, STEPS, 2, 0),
+    "gairat": Passes(0, STEPS, 1, 0),
+    "mail-at": Passes(0, STEPS, 1, 0),
+    "mail-trades": Passes(1, STEPS, 2, 0),
+    "sat": Passes(0, STEPS, 1, 0),
+    "lbgat0": Passes(2, STEPS, 1, 1),
+    "lbgat6": Passes(1, STEPS, 2, 1),
+    "adagat": Passes(2, STEPS, 1, 1),
+    "at-awp": Passes(0, STEPS, 2, 0),
+    "dynat": Passes(1, STEPS, 1, 1),
+    "dynat-no-clean-forward": Passes(0, STEPS, 1, 1),
+    "dynat-kl6": Passes(0, STEPS, 2, 1),
+    "dynat-kl-inner": Passes(2, STEPS, 1, 1),
+    "dynat-trades": Passes(1, STEPS, 2, 1),
+    "dynat-bfloat16": Passes(1, STEPS, 1, 1),
 }
 
 
 def counted(run: Run) -> Count:
-    trainer = Trainer(run, tiny.THREAT, tiny.without_test_pictures(), seed=0, device=CPU)
-    trainer.pair.train()
+    trainer = Trainer(run, tiny.THREAT, tiny.without_test_images(), seed=0, device=CPU)
+    trainer.networks.train()
     pixels, truth = torch.rand(16, 1, 8, 8), torch.arange(16) % 5
-    trainer._step(pixels, truth)  # buffers and views are made in the first step
+    trainer.step(pixels, truth)  # the first step creates buffers and surrogates
     with Count() as count:
-        trainer._step(pixels, truth)
+        trainer.step(pixels, truth)
     return count
 
 
-def test_every_method_has_its_cost() -> None:
-    from dynat.config import names
-
-    assert {run.method for run, _ in COSTS.values()} >= set(names.METHODS) - {"external"} - set(_plugins())
-
-
-def _plugins() -> list[str]:
-    from dynat.config import names
-
-    return [name for name, facts in names.METHODS.items() if not facts.where.startswith("dynat.")]
+def test_every_method_is_counted() -> None:
+    builtin = {name for name, info in registry.METHODS.items() if info.where.startswith("dynat.")}
+    assert {run.method for run in RUNS.values()} >= builtin
+    assert PASSES.keys() == RUNS.keys()
 
 
-@pytest.mark.parametrize("name", COSTS)
+@pytest.mark.parametrize("name", RUNS)
 def test_a_step_computes_no_more_than_its_formula(name: str) -> None:
-    run, (looks, searches, lessons, guides) = COSTS[name]
+    passes = PASSES[name]
     f, g = layers(TARGET), layers(GUIDE)
-    count = counted(run)
-    assert count.convolutions == (looks + 2 * searches) * f + lessons * (3 * f - 1) + guides * (3 * g - 1)
+    expected = (passes.forward + 2 * passes.pgd_steps) * f + passes.training * (3 * f - 1) + passes.guide * (3 * g - 1)
+    assert counted(RUNS[name]).convolutions == expected
 
 
 def test_dynat_is_24_f_and_3_g() -> None:
-    _, (looks, searches, lessons, guides) = COSTS["dynat"]
-    assert (looks + 2 * searches + 3 * lessons, 3 * guides) == (24, 3)
+    passes = PASSES["dynat"]
+    assert (passes.forward + 2 * passes.pgd_steps + 3 * passes.training, 3 * passes.guide) == (24, 3)
 
 
 WAITING = (
@@ -137,30 +133,30 @@ WAITING = (
 )
 
 
-@pytest.mark.parametrize("name", COSTS)
+@pytest.mark.parametrize("name", RUNS)
 def test_nothing_in_a_step_waits_for_the_device(name: str) -> None:
-    ops = counted(COSTS[name][0]).ops
+    ops = counted(RUNS[name]).ops
     assert [op for op in ops if any(word in op for word in WAITING)] == []
 
 
-@pytest.mark.parametrize("name", COSTS)
-def test_a_step_needs_no_value_and_no_host(name: str) -> None:
-    """On the meta device tensors have no content, so a step that looks at one, or copies one to the host, fails."""
-    run = COSTS[name][0].model_copy(update={"precision": "float32"})
-    pair = build_pair(run, classes=5, channels=1, seed=0, device=torch.device("meta"))
-    pair.train()
+@pytest.mark.parametrize("name", RUNS)
+def test_a_step_reads_no_value_of_a_tensor(name: str) -> None:
+    """On the meta device tensors have no content, so a step that reads one, or copies one to the host, fails."""
+    run = RUNS[name].model_copy(update={"precision": "float32"})
+    networks = build_networks(run, classes=5, channels=1, seed=0, device=torch.device("meta"))
+    networks.train()
     with torch.device("meta"):
         pixels, truth = torch.rand(16, 1, 8, 8), torch.zeros(16, dtype=torch.int64)
         method = methods.build(run, tiny.THREAT)
-        seen = joint_step(
-            pair, method, run, pixels, truth, pixels + 0.01, progress=0.5, update=lambda loss: loss.backward()
+        values = training_step(
+            networks, method, run, pixels, truth, pixels + 0.01, progress=0.5, update=lambda loss: loss.backward()
         )
-    assert all(value.device.type == "meta" for value in seen.values())
+    assert all(value.device.type == "meta" for value in values.values())
 
 
-def test_the_search_runs_no_batchnorm_after_a_convolution() -> None:
+def test_pgd_runs_no_batchnorm_after_a_convolution() -> None:
     """The three forwards in training mode do: the guide's, the adversarial and the clean one."""
-    ops = counted(a_run("at", target="small", **DYNAMIC)).ops
+    ops = counted(method_run("at", target="small", **DYNAMIC)).ops
     norms = sum(count for op, count in ops.items() if "batch_norm" in op and "backward" not in op)
     assert norms == 3 * 2
 
@@ -178,20 +174,76 @@ def trained_a_little(net: nn.Module) -> nn.Module:
     return net.eval()
 
 
-@pytest.mark.parametrize("name", ["small", "resnet18", "resnet18-heavy", "preact-resnet18", "wrn10-2"])
-def test_the_searched_view_differs_by_rounding_alone(name: str) -> None:
+class ActiveUnits(TorchDispatchMode):
+    """Which ReLUs of each image are active."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers: list[Tensor] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if func in (torch.ops.aten.relu.default, torch.ops.aten.relu_.default):
+            self.layers.append((result > 0).flatten(1))
+        return result
+
+    @property
+    def all(self) -> Tensor:
+        return torch.cat(self.layers, 1)
+
+
+class Computed(NamedTuple):
+    logits: Tensor
+    gradient: Tensor
+    active: Tensor
+
+
+def compute(network: nn.Module, images: Tensor) -> Computed:
+    images = images.clone().requires_grad_()
+    with ActiveUnits() as units:
+        logits = network(images)
+    (gradient,) = torch.autograd.grad(logits.square().sum(), images)
+    return Computed(logits.detach(), gradient.flatten(1), units.all)
+
+
+def relative_error(values: Tensor, reference: Tensor) -> Tensor:
+    """Per image."""
+    return (values - reference).norm(dim=1) / reference.norm(dim=1)
+
+
+FOLDED = ["small", "resnet18", "resnet18-heavy", "preact-resnet18", "wrn10-2"]
+
+
+@pytest.mark.parametrize("name", FOLDED)
+def test_a_folded_network_is_the_same_function(name: str) -> None:
+    """In float64, where rounding hides no mistake."""
     torch.manual_seed(0)
-    network = precise(trained_a_little(models.build(name, classes=10, channels=3)), "float32", CPU)
-    pictures = torch.rand(8, 3, 16, 16, requires_grad=True)
-    view = network.searched()
-    logits, seen = network(pictures), view(pictures)
-    assert view.norms  # type: ignore[attr-defined]
-    scale = logits.abs().max().item()
-    torch.testing.assert_close(seen, logits, rtol=0.0, atol=1e-5 * scale)
-    gradients = [torch.autograd.grad(out.square().sum(), pictures)[0] for out in (logits, seen)]
-    # A relu whose input is nearly zero may open or close: rare, and it moves the gradient a little.
-    assert (gradients[0] - gradients[1]).norm() < 0.01 * gradients[0].norm()
-    assert (gradients[0].sign() == gradients[1].sign()).float().mean() > 0.99
+    network = trained_a_little(models.build(name, classes=10, channels=3)).double()
+    images = torch.rand(8, 3, 16, 16, dtype=torch.float64)
+    surrogate = FoldedModel(network, torch.float64).refresh(network)
+    assert surrogate.norms
+    reference, folded = compute(network, images), compute(surrogate.net, images)
+    assert relative_error(folded.logits, reference.logits).max() < 1e-12
+    assert relative_error(folded.gradient, reference.gradient).max() < 1e-12
+
+
+@pytest.mark.parametrize("name", FOLDED)
+def test_a_float32_surrogate_differs_by_rounding_alone(name: str) -> None:
+    """A ReLU whose input is nearly zero may round to either side, differently on each processor, and changes that
+    image's gradient. On all other images gradients agree closely."""
+    torch.manual_seed(0)
+    network = mixed_precision(trained_a_little(models.build(name, classes=10, channels=3)), "float32", CPU)
+    images = torch.rand(8, 3, 16, 16)
+    exact = compute(copy.deepcopy(network.net).double(), images.double())
+    reference, surrogate = compute(network, images), compute(network.surrogate(), images)
+    scale = reference.logits.abs().max().item()
+    torch.testing.assert_close(surrogate.logits, reference.logits, rtol=0.0, atol=1e-5 * scale)
+    own_error = relative_error(reference.logits, exact.logits).max()
+    assert relative_error(surrogate.logits, exact.logits).max() < 5 * own_error
+    same = (surrogate.active == reference.active).all(1)
+    assert same.sum() >= 4 and (surrogate.active != reference.active).float().mean() < 5e-5
+    assert relative_error(surrogate.gradient, reference.gradient)[same].max() < 1e-5
+    assert (surrogate.gradient.sign() == reference.gradient.sign()).float().mean() > 0.99
 
 
 class Shared(nn.Module):
@@ -210,7 +262,7 @@ class Shared(nn.Module):
 
 
 class Branching(nn.Module):
-    """Looks at a value: no trace can follow."""
+    """Branches on a value, which cannot be traced."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -234,7 +286,7 @@ class Tied(nn.Module):
         return self.two(self.norm(self.one(x))).mean((2, 3))
 
 
-class Parametrised(nn.Module):
+class Parametrized(nn.Module):
     """A convolution whose weight is computed from another."""
 
     def __init__(self) -> None:
@@ -246,12 +298,12 @@ class Parametrised(nn.Module):
         return self.norm(self.conv(x)).mean((2, 3))
 
 
-@pytest.mark.parametrize("kind", [Shared, Branching, Tied, Parametrised])
-def test_what_cannot_be_folded_stays_as_it_is(kind: Callable[[], nn.Module]) -> None:
-    network = precise(trained_a_little(kind()), "float32", CPU)
-    pictures = torch.rand(8, 3, 16, 16)
-    assert network.searched().norms == {}  # type: ignore[attr-defined]
-    torch.testing.assert_close(network.searched()(pictures), network(pictures))
+@pytest.mark.parametrize("kind", [Shared, Branching, Tied, Parametrized])
+def test_a_network_that_cannot_be_folded_is_copied_unchanged(kind: Callable[[], nn.Module]) -> None:
+    network = mixed_precision(trained_a_little(kind()), "float32", CPU)
+    images = torch.rand(8, 3, 16, 16)
+    assert network.surrogate().norms == {}
+    torch.testing.assert_close(network.surrogate()(images), network(images))
 
 
 # --- compilation and recording --------------------------------------------------------------------------------
@@ -262,38 +314,38 @@ def test_what_cannot_be_folded_stays_as_it_is(kind: Callable[[], nn.Module]) -> 
 def test_networks_compile_in_one_piece(name: str, precision: str) -> None:
     """Without the code generator: that the graph has no breaks is a matter of the network's Python."""
     torch._dynamo.reset()
-    network = precise(models.build(name, classes=5, channels=3), precision, CPU)
-    pictures = torch.rand(4, 3, 16, 16)
-    for part in (network.net.train(), network.searched().net):
-        torch.compile(part, fullgraph=True, dynamic=False, backend="eager")(pictures).sum()
+    network = mixed_precision(models.build(name, classes=5, channels=3), precision, CPU)
+    images = torch.rand(4, 3, 16, 16)
+    for part in (network.net.train(), network.surrogate().get_submodule("net")):
+        torch.compile(part, fullgraph=True, dynamic=False, backend="eager")(images).sum()
 
 
-def test_where_compilation_fails_the_network_runs_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_where_compilation_fails_the_network_runs_eagerly(monkeypatch: pytest.MonkeyPatch) -> None:
     def failing(*_: object, **__: object) -> Callable[[Tensor], Tensor]:
         def run(_: Tensor) -> Tensor:
             raise RuntimeError("no compiler here")
 
         return run
 
-    plain = counted(a_run("at", **DYNAMIC))
+    plain = counted(method_run("at", **DYNAMIC))
     monkeypatch.setattr(torch, "compile", failing)
-    with pytest.warns(UserWarning, match="torch.compile failed, so this network runs plainly: no compiler here"):
-        broken = counted(a_run("at", compiled=True, **DYNAMIC))
+    with pytest.warns(UserWarning, match="torch.compile failed, so this network runs eagerly: no compiler here"):
+        broken = counted(method_run("at", compile=True, **DYNAMIC))
     assert broken.ops == plain.ops
 
 
-def test_compiled_code_is_for_one_shape(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_network_is_compiled_for_one_shape(monkeypatch: pytest.MonkeyPatch) -> None:
     shapes: list[torch.Size] = []
 
     def compiling(net: nn.Module, **_: object) -> Callable[[Tensor], Tensor]:
-        def run(pictures: Tensor) -> Tensor:
-            shapes.append(pictures.shape)
-            return net(pictures)
+        def run(images: Tensor) -> Tensor:
+            shapes.append(images.shape)
+            return net(images)
 
         return run
 
     monkeypatch.setattr(torch, "compile", compiling)
-    fast = Compiled(nn.Flatten())
+    fast = CompiledModel(nn.Flatten())
     for size in (4, 9, 4):
         fast(torch.zeros(size, 1, 8, 8))
     assert [shape[0] for shape in shapes] == [4, 4]
@@ -306,24 +358,24 @@ def test_a_compiled_training_has_the_losses_of_a_plain_one() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
         for flag in (False, True):
-            trainer = Trainer(tiny.dynat(compiled=flag), tiny.THREAT, tiny.without_test_pictures(), seed=0, device=CPU)
+            trainer = Trainer(tiny.dynat(compile=flag), tiny.THREAT, tiny.without_test_images(), seed=0, device=CPU)
             traces.append([trainer.epoch(lambda steps, *_: steps)["loss"] for _ in range(3)])
     assert traces[0] == pytest.approx(traces[1], rel=1e-3)
 
 
 class FakeGraph:
-    """A recording on the CPU: replaying runs the step again on the recorded tensors."""
+    """Stands in for a CUDA graph: replaying runs the step again on the recorded tensors."""
 
-    owner: Captured
+    owner: CUDAGraphStep
 
     def replay(self) -> None:
         for name, value in self.owner.step(*self.owner.inputs).items():
-            self.owner.seen[name].copy_(value)
+            self.owner.values[name].copy_(value)
 
 
 @pytest.mark.parametrize("broken", [False, True])
-def test_a_step_is_recorded_once_and_replayed_or_runs_plainly(broken: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The protocol alone; what a GPU records is checked by benchmarks/gpu.py on a GPU."""
+def test_a_step_is_recorded_once_and_replayed_or_runs_eagerly(broken: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only the order of calls; what a GPU records is checked by benchmarks/gpu.py on a GPU."""
     from contextlib import contextmanager, nullcontext
 
     class Stream:
@@ -335,7 +387,7 @@ def test_a_step_is_recorded_once_and_replayed_or_runs_plainly(broken: bool, monk
             raise RuntimeError("operation not permitted when stream is capturing")
         yield
 
-    for name, value in {
+    for name, replacement in {
         "Stream": Stream,
         "current_stream": Stream,
         "stream": lambda _: nullcontext(),
@@ -344,7 +396,7 @@ def test_a_step_is_recorded_once_and_replayed_or_runs_plainly(broken: bool, monk
         "set_stream": lambda _: None,
         "synchronize": lambda: None,
     }.items():
-        monkeypatch.setattr(torch.cuda, name, value)
+        monkeypatch.setattr(torch.cuda, name, replacement)
 
     calls: list[float] = []
 
@@ -352,21 +404,21 @@ def test_a_step_is_recorded_once_and_replayed_or_runs_plainly(broken: bool, monk
         calls.append(pixels.item())
         return {"loss": pixels + truth + start}
 
-    recorded = Captured(step)
+    recorded = CUDAGraphStep(step)
     FakeGraph.owner = recorded
-    said: list[float] = []
-    with warnings.catch_warnings(record=True) as heard:
+    losses: list[float] = []
+    with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         for number in range(6):
             value = torch.tensor(float(number))
-            seen = recorded(value, value, value)
-            said.append(seen["loss"].item())
-    assert said == [0.0, 3.0, 6.0, 9.0, 12.0, 15.0]
-    assert bool(heard) == broken
+            values = recorded(value, value, value)
+            losses.append(values["loss"].item())
+    assert losses == [0.0, 3.0, 6.0, 9.0, 12.0, 15.0]
+    assert bool(caught) == broken
     assert (recorded.graph is None) == broken
-    assert captured.WARM_UP == 2
+    assert cuda_graph.WARM_UP == 2
 
-    heard.clear()
-    recorded.forget()
+    caught.clear()
+    recorded.discard()
     assert recorded.graph is None and recorded(value, value, value)["loss"].item() == 15.0
-    assert (recorded.graph is None) == broken, "recorded anew, and not tried again where it failed"
+    assert (recorded.graph is None) == broken, "recorded again, unless a recording failed before"

@@ -1,4 +1,4 @@
-"""Every source becomes the same kind of data set, split for good, and comes back from disk as it was."""
+"""Every source becomes the same kind of data set with fixed splits, and is read from disk as it was written."""
 
 from __future__ import annotations
 
@@ -14,29 +14,29 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from dynat.config import Dataset as DatasetConfig
-from dynat.data import DataError, Dataset, Pictures, augment, load, prepare, save, split, to_pixels
-from dynat.data.augment import crop
+from dynat.config import DatasetConfig
+from dynat.data import DataError, Dataset, LabeledImages, augment, load, prepare, save, split, to_pixels
+from dynat.data.augmentation import crop
 
 
-def pictures(count: int, *, seed: int = 0, classes: int = 3) -> Pictures:
+def image_set(count: int, *, seed: int = 0, classes: int = 3) -> LabeledImages:
     generator = torch.Generator().manual_seed(seed)
     images = torch.randint(256, (count, 3, 4, 5), dtype=torch.uint8, generator=generator)
-    return Pictures(images, torch.arange(count) % classes)
+    return LabeledImages(images, torch.arange(count) % classes)
 
 
 def dataset(seed: int = 0) -> Dataset:
-    return Dataset.of(
+    return Dataset.from_splits(
         name="tiny",
         classes=("a", "b", "c"),
-        about={"source": "folder", "split_seed": 0},
-        train=pictures(9, seed=seed),
-        validation=pictures(3, seed=seed + 1),
-        test=pictures(6, seed=seed + 2),
+        origin={"source": "folder", "split_seed": 0},
+        train=image_set(9, seed=seed),
+        validation=image_set(3, seed=seed + 1),
+        test=image_set(6, seed=seed + 2),
     )
 
 
-# Pictures and pixels
+# --- images and pixels ---
 
 
 def test_pixels_are_in_the_unit_interval() -> None:
@@ -47,8 +47,8 @@ def test_pixels_are_in_the_unit_interval() -> None:
 
 @pytest.mark.parametrize("order", [None, torch.tensor([4, 0, 3, 1, 6, 2, 5]), torch.tensor([6, 6, 1])])
 @pytest.mark.parametrize("size", [1, 3, 7, 100])
-def test_batches_are_the_pictures_in_order(order: Tensor | None, size: int) -> None:
-    some = pictures(7)
+def test_batches_are_the_images_in_order(order: Tensor | None, size: int) -> None:
+    some = image_set(7)
     batches = list(some.batches(size, order))
     expected = some if order is None else some[order]
     assert torch.equal(torch.cat([images for images, _ in batches]), expected.images)
@@ -56,8 +56,8 @@ def test_batches_are_the_pictures_in_order(order: Tensor | None, size: int) -> N
     assert all(len(labels) == size for _, labels in batches[:-1])
 
 
-def test_first_is_at_most_what_there_is() -> None:
-    some = pictures(7)
+def test_first_is_at_most_all_images() -> None:
+    some = image_set(7)
     assert torch.equal(some.first(2).images, some.images[:2])
     assert [len(some.first(count)) for count in (2, 7, 100)] == [2, 7, 7]
 
@@ -72,7 +72,7 @@ def test_first_is_at_most_what_there_is() -> None:
     seed=st.integers(0, 2**32),
     shuffle=st.randoms(use_true_random=False),
 )
-def test_a_split_is_stratified_and_loses_nothing(counts: list[int], share: float, seed: int, shuffle: Any) -> None:
+def test_a_split_is_stratified_and_complete(counts: list[int], share: float, seed: int, shuffle: Any) -> None:
     flat = [label for label, count in enumerate(counts) for _ in range(count)]
     shuffle.shuffle(flat)
     labels = torch.tensor(flat)
@@ -85,8 +85,8 @@ def test_a_split_is_stratified_and_loses_nothing(counts: list[int], share: float
         assert abs(out - share * count) <= 1
 
 
-def test_a_split_is_the_seeds_alone() -> None:
-    """The literal guards the splits of published results against a change of algorithm or library."""
+def test_a_split_depends_on_the_seed_alone() -> None:
+    """The literal fails if a change of algorithm or library would change the splits of published results."""
     labels = torch.arange(40) % 2
     torch.manual_seed(1)
     np.random.seed(1)
@@ -96,8 +96,8 @@ def test_a_split_is_the_seeds_alone() -> None:
     assert first[1].tolist() == [6, 20, 21, 23, 24, 32, 37, 39]
 
 
-def test_a_class_of_one_picture_cannot_be_split() -> None:
-    with pytest.raises(DataError, match="class 1 has 1 picture"):
+def test_a_class_of_one_image_cannot_be_split() -> None:
+    with pytest.raises(DataError, match="class 1 has 1 image"):
         split(torch.tensor([0, 0, 1]), 0.1, 0)
 
 
@@ -105,7 +105,7 @@ def test_a_class_of_one_picture_cannot_be_split() -> None:
 
 
 def slow_crop(images: Tensor, padding: int, corner: Tensor, mirrored: Tensor) -> Tensor:
-    """The same, one picture and one pixel at a time, in plain words."""
+    """The same, one image and one pixel at a time, written as loops."""
     result = torch.zeros_like(images)
     count, channels, height, width = images.shape
     for n in range(count):
@@ -128,7 +128,7 @@ def slow_crop(images: Tensor, padding: int, corner: Tensor, mirrored: Tensor) ->
     padding=st.integers(0, 3),
     seed=st.integers(0, 10**6),
 )
-def test_crop_is_its_slow_restatement(count: int, height: int, width: int, padding: int, seed: int) -> None:
+def test_crop_equals_its_slow_restatement(count: int, height: int, width: int, padding: int, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     images = torch.randint(1, 256, (count, 2, height, width), dtype=torch.uint8, generator=generator)
     corner = torch.randint(2 * padding + 1, (count, 2), generator=generator)
@@ -137,44 +137,44 @@ def test_crop_is_its_slow_restatement(count: int, height: int, width: int, paddi
     assert torch.equal(crop(images, padding, corner, mirrored), expected)
 
 
-def views(picture: Tensor, padding: int, flip: bool) -> set[bytes]:
-    """All that augmentation may make of one picture."""
+def all_crops(image: Tensor, padding: int, flip: bool) -> set[bytes]:
+    """Every image that augmentation may make of one image."""
     corners = [(r, c) for r in range(2 * padding + 1) for c in range(2 * padding + 1)]
     mirrors = (False, True) if flip else (False,)
     return {
-        slow_crop(picture[None], padding, torch.tensor([corner]), torch.tensor([mirror])).numpy().tobytes()
+        slow_crop(image[None], padding, torch.tensor([corner]), torch.tensor([mirror])).numpy().tobytes()
         for corner in corners
         for mirror in mirrors
     }
 
 
 @pytest.mark.parametrize(("padding", "flip"), [(1, True), (1, False), (0, True)])
-def test_augment_gives_every_view_of_a_picture_and_no_other(padding: int, flip: bool) -> None:
-    """Pictures are never mixed, no shift or mirror is impossible, and none is drawn for the whole batch."""
+def test_augment_gives_every_crop_of_an_image_and_no_other(padding: int, flip: bool) -> None:
+    """Images are never mixed, no shift or mirror is impossible, and none is drawn for the whole batch."""
     images = torch.arange(1, 1 + 2 * 3 * 3 * 3, dtype=torch.uint8).view(2, 3, 3, 3)
     generator = torch.Generator().manual_seed(0)
-    allowed = [views(picture, padding, flip) for picture in images]
+    allowed = [all_crops(image, padding, flip) for image in images]
     seen: list[set[bytes]] = [set(), set()]
     for _ in range(200):
         made = augment(images, padding=padding, flip=flip, generator=generator)
         assert made.shape == images.shape and made.dtype == torch.uint8
-        for place, picture in enumerate(made):
-            seen[place].add(picture.numpy().tobytes())
+        for place, image in enumerate(made):
+            seen[place].add(image.numpy().tobytes())
     assert seen == allowed
 
 
-def test_the_pictures_of_a_batch_are_drawn_one_by_one() -> None:
-    """The same picture many times: mirrored in half of the cases, at every shift alike."""
+def test_the_images_of_a_batch_are_augmented_independently() -> None:
+    """The same image many times: half of them mirrored, all shifts equally often."""
     images = torch.arange(1, 10, dtype=torch.uint8).view(1, 1, 3, 3).expand(4000, 1, 3, 3)
     made = augment(images, padding=1, flip=True, generator=torch.Generator().manual_seed(0))
-    views_seen, times = torch.unique(made.flatten(1), dim=0, return_counts=True)
-    assert len(views_seen) == 18
+    crops, times = torch.unique(made.flatten(1), dim=0, return_counts=True)
+    assert len(crops) == 18
     expected = 4000 / 18
     assert (times - expected).abs().max() < 5 * expected**0.5
 
 
-def test_augment_is_the_generators_alone() -> None:
-    images = pictures(16).images
+def test_augment_depends_on_the_generator_alone() -> None:
+    images = image_set(16).images
     before = images.clone()
     made = []
     for place, seed in enumerate((0, 0, 1)):
@@ -186,8 +186,8 @@ def test_augment_is_the_generators_alone() -> None:
     assert torch.equal(images, before)
 
 
-def test_nothing_to_do_is_nothing_done() -> None:
-    images, generator = pictures(3).images, torch.Generator().manual_seed(0)
+def test_without_padding_and_flip_nothing_changes() -> None:
+    images, generator = image_set(3).images, torch.Generator().manual_seed(0)
     state = generator.get_state()
     assert augment(images, padding=0, flip=False, generator=generator) is images
     assert torch.equal(generator.get_state(), state)
@@ -196,46 +196,46 @@ def test_nothing_to_do_is_nothing_done() -> None:
 # The format on disk
 
 
-def same(left: Dataset, right: Dataset) -> bool:
+def same_content(left: Dataset, right: Dataset) -> bool:
     return all(
         torch.equal(mine.images, yours.images) and torch.equal(mine.labels, yours.labels)
         for mine, yours in zip(left.splits.values(), right.splits.values(), strict=True)
     )
 
 
-def test_a_data_set_comes_back_as_it_was(tmp_path: Path) -> None:
+def test_a_data_set_is_read_as_it_was_written(tmp_path: Path) -> None:
     source = dataset()
     save(source, tmp_path / "tiny")
-    back = load(tmp_path / "tiny")
-    assert same(source, back)
-    assert (back.name, back.classes, back.digest) == ("tiny", ("a", "b", "c"), source.digest)
-    assert (back.channels, back.size, back.about) == (3, (4, 5), source.about)
+    loaded = load(tmp_path / "tiny")
+    assert same_content(source, loaded)
+    assert (loaded.name, loaded.classes, loaded.digest) == ("tiny", ("a", "b", "c"), source.digest)
+    assert (loaded.channels, loaded.size, loaded.origin) == (3, (4, 5), source.origin)
     info = json.loads((tmp_path / "tiny" / "info.json").read_text())
-    assert info["pictures"] == {"train": 9, "validation": 3, "test": 6}
+    assert info["images"] == {"train": 9, "validation": 3, "test": 6}
     assert info["per_class"]["test"] == [2, 2, 2]
 
 
-def test_the_digest_is_the_contents() -> None:
+def test_the_digest_depends_on_the_content() -> None:
     source = dataset()
     assert dataset().digest == source.digest
     assert dataset(seed=5).digest != source.digest
-    of = partial(Dataset.of, name="tiny", classes=source.classes, about={})
-    other = Pictures(source.test.images, source.test.labels.flip(0))
-    relabelled = of(train=source.train, validation=source.validation, test=other)
-    swapped = of(train=source.test, validation=source.validation, test=source.train)
-    assert len({source.digest, relabelled.digest, swapped.digest}) == 3
+    build = partial(Dataset.from_splits, name="tiny", classes=source.classes, origin={})
+    other = LabeledImages(source.test.images, source.test.labels.flip(0))
+    relabeled = build(train=source.train, validation=source.validation, test=other)
+    swapped = build(train=source.test, validation=source.validation, test=source.train)
+    assert len({source.digest, relabeled.digest, swapped.digest}) == 3
 
 
-@pytest.mark.parametrize("missing", ["info.json", "pictures.safetensors"])
-def test_a_data_set_that_is_not_there(missing: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("missing", ["info.json", "images.safetensors"])
+def test_a_missing_data_set(missing: str, tmp_path: Path) -> None:
     save(dataset(), tmp_path)
     (tmp_path / missing).unlink()
     with pytest.raises(DataError, match=rf"{missing}: no such file; run `dynat data` or `snakemake data` first"):
         load(tmp_path)
 
 
-@pytest.mark.parametrize("damaged", ["info.json", "pictures.safetensors"])
-def test_a_data_set_cut_short(damaged: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("damaged", ["info.json", "images.safetensors"])
+def test_a_truncated_data_set(damaged: str, tmp_path: Path) -> None:
     save(dataset(), tmp_path)
     file = tmp_path / damaged
     file.write_bytes(file.read_bytes()[:-10])
@@ -243,7 +243,7 @@ def test_a_data_set_cut_short(damaged: str, tmp_path: Path) -> None:
         load(tmp_path)
 
 
-def test_files_of_two_data_sets_are_not_read_as_one(tmp_path: Path) -> None:
+def test_files_of_two_data_sets_are_refused(tmp_path: Path) -> None:
     save(dataset(seed=0), tmp_path / "a")
     save(dataset(seed=9), tmp_path / "b")
     (tmp_path / "b" / "info.json").replace(tmp_path / "a" / "info.json")
@@ -265,8 +265,8 @@ def test_digits(tmp_path: Path) -> None:
     assert len(digits.validation) == pytest.approx(0.1 * 0.8 * 1797, abs=5)
     assert digits.train.images.max() == 255 and digits.train.images.min() == 0
     everything = torch.cat([part.images for part in digits.splits.values()])
-    # 17 grey levels: a scale that truncated instead of rounding would give others
+    # 17 gray levels: truncation instead of rounding would give others
     assert sorted(set(everything.flatten().tolist())) == [round(level * 255 / 16) for level in range(17)]
     again = prepare(config, tmp_path / "two")
-    for name in ("info.json", "pictures.safetensors"):
+    for name in ("info.json", "images.safetensors"):
         assert (folder / name).read_bytes() == (again / name).read_bytes()

@@ -1,4 +1,4 @@
-"""The documents say what the code does: keys and defaults, commands, quotes, links, real output."""
+"""The documents agree with the code: tables of keys, commands, quoted code, links, shown output."""
 
 from __future__ import annotations
 
@@ -8,89 +8,30 @@ from pathlib import Path
 
 import pytest
 import yaml
-from pydantic import BaseModel
 
-from dynat.config import attacks, load, names, parts, schema
-from dynat.config.load import TOP_LEVEL
-from dynat.config.strict import Real, Strict
+from dynat.config import load, registry
 
 ROOT = Path(__file__).parents[1]
 README, MANUAL = ROOT / "README.md", ROOT / "config" / "README.md"
-PAGES = sorted([README, MANUAL, *(ROOT / "docs").glob("*.md")])
+PAGES = sorted([README, MANUAL, *ROOT.glob("C*.md"), *(ROOT / "docs").glob("*.md")])
 PRESETS = sorted((ROOT / "config" / "presets").glob("*.yaml"))
 WRITTEN = [*PAGES, *PRESETS, ROOT / "params.yaml", ROOT / "Makefile", ROOT / ".ci" / "run"]
 
-INTERNAL = {"TrainingSpec", "ExamSpec", "ProbeSpec", "TransferSpec", "Experiment"}
-"""What the pipeline hands to its jobs; nobody writes it."""
-MODELS: dict[str, type[Strict]] = {
-    name: model
-    for name, model in {**vars(parts), **vars(attacks), **vars(schema)}.items()
-    if isinstance(model, type)
-    and issubclass(model, Strict)
-    and model.__module__ in (parts.__name__, attacks.__name__, schema.__name__)
-    and not name.startswith("_")
-    and name not in INTERNAL
-} | {facts.options.__name__: facts.options for facts in names.METHODS.values() if facts.options.model_fields}
 
-Table = dict[str, list[str]]
-
-
-def table(mark: str) -> Table:
-    """The rows of the manual's table after a mark: key to its other cells; a row may share its cells among keys."""
-    found = re.search(rf"<!-- {mark} -->\n\n((?:\|.*\n)+)", MANUAL.read_text())
-    assert found, f"config/README.md has no table marked <!-- {mark} -->"
-    rows: Table = {}
-    for line in found[1].splitlines()[2:]:
-        first, *cells = (cell.strip() for cell in line.strip("|").split("|"))
-        for key in re.findall(r"`([^`]+)`", first):
-            rows[key] = cells
-    return rows
-
-
-@pytest.mark.parametrize("name", MODELS)
-def test_the_manual_has_every_key_and_no_other(name: str) -> None:
-    assert list(table(f"model: {name}")) == list(MODELS[name].model_fields)
-
-
-@pytest.mark.parametrize("name", MODELS)
-def test_the_manual_has_every_default(name: str) -> None:
-    for key, (_, said, *_) in table(f"model: {name}").items():
-        field = MODELS[name].model_fields[key]
-        if field.is_required():
-            assert said == "required", key
-            continue
-        default = field.get_default(call_default_factory=True)
-        if isinstance(default, BaseModel):
-            assert said == "its defaults", key
-            continue
-        plain = said.strip("`")
-        default = list(default) if isinstance(default, tuple) else default
-        value = plain if isinstance(default, str) else yaml.safe_load(plain)
-        if isinstance(default, float):
-            value = number(value)
-        assert value == default and type(value) is type(default), f"{key}: {said} is not {default!r}"
-
-
-def number(value: object) -> float:
-    class One(Strict):
-        value: Real
-
-    return One(value=value).value  # type: ignore[arg-type]
-
-
-def test_the_manual_has_every_top_level_key() -> None:
-    assert set(table("keys: top level")) == set(TOP_LEVEL)
-
-
-def test_the_manual_names_every_method_and_preset() -> None:
-    text = MANUAL.read_text()
-    facts = {line.split("`")[1] for line in text.splitlines() if re.match(r"\| `[a-z-]+` \| true", line)}
-    assert facts == set(names.METHODS)
+def test_the_manual_equals_what_the_script_writes() -> None:
+    """`make manual` writes its tables."""
+    manual = runpy.run_path(str(ROOT / "tools" / "write_manual.py"))
+    text = MANUAL.read_text(encoding="utf-8")
+    assert manual["written"](text) == text
+    options = {info.options.__name__ for info in registry.METHODS.values() if info.options.model_fields}
+    assert options <= set(manual["MODELS"])
+    marks = re.findall(r"^<!-- (?:model: )?(\w+) -->$", text, re.MULTILINE)
+    assert sorted(marks) == sorted([*manual["MODELS"], "methods", "attacks", "renamed"])
     assert set(re.findall(r"\(presets/([\w-]+)\.yaml\)", text)) == {preset.stem for preset in PRESETS}
 
 
 @pytest.mark.parametrize("preset", PRESETS, ids=lambda path: path.stem)
-def test_presets_are_sound_and_open_with_their_command(preset: Path) -> None:
+def test_presets_load_and_their_comments_open_with_the_command(preset: Path) -> None:
     opening = re.match(r"(?:#.*\n)+", preset.read_text())
     assert opening and re.search(r"#\s+(snakemake|make run)", opening[0])
     if preset.stem != "digits":
@@ -99,11 +40,11 @@ def test_presets_are_sound_and_open_with_their_command(preset: Path) -> None:
 
 
 def test_shown_answers_are_real() -> None:
-    """`make readme` makes them anew."""
-    answered = runpy.run_path(str(ROOT / "docs" / "refresh.py"))["answered"]
+    """`make readme` updates them."""
+    with_output = runpy.run_path(str(ROOT / "tools" / "refresh_readme.py"))["with_output"]
     for page in (README, MANUAL):
         assert "$ dynat" in page.read_text()
-        assert answered(page.read_text()) == page.read_text()
+        assert with_output(page.read_text()) == page.read_text()
 
 
 def test_commands_of_make_exist() -> None:
@@ -147,7 +88,7 @@ def test_links_resolve(page: Path) -> None:
             continue
         file, _, anchor = link.partition("#")
         target = (page.parent / file).resolve() if file else page
-        assert target.exists(), f"{link}: nothing there"
+        assert target.exists(), f"{link}: does not exist"
         assert not anchor or anchor in anchors(target), f"{link}: no such section"
 
 
@@ -163,7 +104,7 @@ def test_nothing_of_one_machine_is_in_the_documents(file: Path) -> None:
         assert not (found := pattern.search(text)), f"{found}"
 
 
-def test_pictures_are_small() -> None:
+def test_images_are_small() -> None:
     images = sorted((ROOT / "docs" / "images").iterdir())
     assert images
     for image in images:

@@ -1,4 +1,4 @@
-"""A file is the old one or the new one, never half of either."""
+"""An atomic write leaves the old file or the new one, never a part of either."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from dynat.files import atomic_text, atomic_write
+from dynat.runtime.files import atomic_text, atomic_write
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
@@ -25,7 +25,7 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> 
     assert list(file.parent.iterdir()) == [file]
 
 
-def test_the_old_file_stands_until_the_new_one_is_whole(tmp_path: Path) -> None:
+def test_the_old_file_is_kept_until_the_new_one_is_complete(tmp_path: Path) -> None:
     file = tmp_path / "table.csv"
     atomic_text(file, "old")
 

@@ -1,4 +1,4 @@
-"""Training and examination through files, and the commands a person types: what lies where, what is said."""
+"""Training and evaluation through files, and the commands: which files they write, and what they print."""
 
 from __future__ import annotations
 
@@ -17,16 +17,20 @@ import torch
 from safetensors import safe_open
 
 from dynat import data, models, provenance
-from dynat.config import ExamSpec, TrainingSpec
+from dynat.checkpoints.weights import load_weights
+from dynat.config import EvaluationSpec, TrainingSpec
 from dynat.data import to_pixels
-from dynat.jobs import training as training_job
-from dynat.jobs.exam import run_exam
+from dynat.jobs.evaluation import run_evaluation
 from dynat.jobs.training import run_training
-from dynat.models import load_weights
-from dynat.places import Places
+from dynat.results import records
+from dynat.results.history import read_history
+from dynat.results.outcomes import COLUMNS
+from dynat.results.paths import Paths
+from dynat.results.records import OutcomeRecord, TrainingRecord, read_record
+from dynat.runtime.errors import UserError
 from dynat.training import TrainingState
 from tests import tiny
-from tests.conftest import Dynat
+from tests.helpers import Dynat, Killed
 
 EPS = tiny.THREAT.eps
 SEEDS = (0, 3)
@@ -36,45 +40,47 @@ def training_spec(run: Any) -> TrainingSpec:
     return TrainingSpec(preset="tests", name="some-run", data="tiny", threat=tiny.THREAT, run=run)
 
 
-def exam_spec(kind: str = "pgd", seeds: tuple[int, ...] = SEEDS, **fields: object) -> ExamSpec:
+def evaluation_spec(kind: str = "pgd", seeds: tuple[int, ...] = SEEDS, **fields: object) -> EvaluationSpec:
     attack = tiny.attack(kind, **{"steps": 4, "step_size": EPS / 2, "batch": 8, **fields})
-    return ExamSpec(preset="tests", name="some-run", data="tiny", seeds=seeds, attack_name="some-attack", attack=attack)
+    return EvaluationSpec(
+        preset="tests", name="some-run", data="tiny", seeds=seeds, attack_name="some-attack", attack=attack
+    )
 
 
-def places_in(folder: Path) -> Places:
-    return Places(folder / "data", folder / "results", folder / "runs")
+def paths_in(folder: Path) -> Paths:
+    return Paths(folder / "data", folder / "results", folder / "state")
 
 
 @pytest.fixture(scope="module")
-def done(tmp_path_factory: pytest.TempPathFactory) -> Places:
-    """A run with two seeds, trained and attacked. To be read only."""
-    places = places_in(tmp_path_factory.mktemp("done"))
-    data.save(tiny.dataset(), places.pictures("tiny"))
+def done(tmp_path_factory: pytest.TempPathFactory) -> Paths:
+    """A run with two seeds, trained and attacked; only to be read."""
+    paths = paths_in(tmp_path_factory.mktemp("done"))
+    data.save(tiny.dataset(), paths.dataset("tiny"))
     for seed in SEEDS:
-        run_training(training_spec(tiny.dynat()), seed=seed, places=places, say=lambda _: None)
-    run_exam(exam_spec(), places=places, say=lambda _: None)
-    return places
+        run_training(training_spec(tiny.dynat()), seed=seed, paths=paths, say=lambda _: None)
+    run_evaluation(evaluation_spec(), paths=paths, say=lambda _: None)
+    return paths
 
 
 @pytest.fixture
-def places(tmp_path: Path) -> Places:
-    data.save(tiny.dataset(), places_in(tmp_path).pictures("tiny"))
-    return places_in(tmp_path)
+def paths(tmp_path: Path) -> Paths:
+    data.save(tiny.dataset(), paths_in(tmp_path).dataset("tiny"))
+    return paths_in(tmp_path)
 
 
 @pytest.fixture
-def trained(done: Places, tmp_path: Path) -> Places:
+def trained(done: Paths, tmp_path: Path) -> Paths:
     """The same run, not yet attacked."""
-    places = places_in(tmp_path)
-    shutil.copytree(done.data, places.data)
-    shutil.copytree(done.results, places.results, ignore=shutil.ignore_patterns("outcomes"))
-    return places
+    paths = paths_in(tmp_path)
+    shutil.copytree(done.data, paths.data)
+    shutil.copytree(done.results, paths.results, ignore=shutil.ignore_patterns("outcomes"))
+    return paths
 
 
 # --- training -------------------------------------------------------------------------------------------------
 
 
-def test_what_a_training_leaves(done: Places) -> None:
+def test_the_files_of_a_training(done: Paths) -> None:
     folder = done.seed("tests", "some-run", 3)
     names = {file.name for file in folder.iterdir()}
     assert names == {
@@ -84,35 +90,36 @@ def test_what_a_training_leaves(done: Places) -> None:
         "history.csv",
         "config.json",
     }
-    assert [file.name for file in done.state.iterdir()] == ["exams"], "the state is no longer needed"
+    assert not list(done.training_state("any").parent.glob("*")), "the state is no longer needed"
 
 
 @pytest.mark.parametrize("precision", ["float32", "auto"])
-def test_float32_is_not_tf32(precision: str, places: Places, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_float32_is_not_tf32(precision: str, paths: Paths, monkeypatch: pytest.MonkeyPatch) -> None:
     """torch allows convolutions on a GPU ten bits of mantissa by default."""
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
-    run_training(training_spec(tiny.run(epochs=1, precision=precision)), seed=0, places=places, say=lambda _: None)
+    run_training(training_spec(tiny.run(epochs=1, precision=precision)), seed=0, paths=paths, say=lambda _: None)
     assert torch.backends.cudnn.allow_tf32 == (precision == "auto")
 
 
-def test_the_config_beside_the_weights_says_what_was_trained(done: Places) -> None:
-    spec, written = training_spec(tiny.dynat()), {}
-    for seed in SEEDS:
-        written[seed] = json.loads((done.seed("tests", "some-run", seed) / "config.json").read_text())
-    config = written[3]
-    assert {key: config[key] for key in spec.model_dump()} == spec.model_dump(mode="json")
-    assert TrainingSpec.model_validate({key: config[key] for key in spec.model_dump()}) == spec
-    assert config["seed"] == 3 and config["digest"] != written[0]["digest"]
+def record_of(paths: Paths, seed: int) -> TrainingRecord:
+    return read_record(paths.seed_files("tests", "some-run", seed).config, TrainingRecord)
+
+
+def test_the_record_beside_the_weights_describes_the_training(done: Paths) -> None:
+    spec, record = training_spec(tiny.dynat()), record_of(done, 3)
+    written = (record.plugins, record.preset, record.name, record.data, record.threat, record.config)
+    assert written == (spec.plugins, spec.preset, spec.name, spec.data, spec.threat, spec.run)
+    assert record.seed == 3 and record.digest != record_of(done, 0).digest
     expected = tiny.dataset()
-    assert config["dataset"]["digest"] == expected.digest
-    assert [config["dataset"][part] for part in ("train", "validation", "test")] == [55, 30, 30]
-    network = models.build("small", classes=5, channels=1)
-    assert config["parameters"] == dict.fromkeys(("target", "guide"), models.count_parameters(network))
-    assert config["versions"]["torch"] == torch.__version__
-    rows = history(done.seed("tests", "some-run", 3))
-    assert config["training_seconds"] == pytest.approx(sum(float(row["seconds"]) for row in rows))
-    scores = [(float(row["pgd"]), float(row["clean"])) for row in rows]
-    assert config["best_epoch"] == scores.index(max(scores)) + 1
+    assert record.dataset.digest == expected.digest
+    assert (record.dataset.train, record.dataset.validation, record.dataset.test) == (55, 30, 30)
+    count = models.count_parameters(models.build("small", classes=5, channels=1))
+    assert (record.parameters.target, record.parameters.guide) == (count, count)
+    assert record.versions["torch"] == torch.__version__ and record.compute_dtype == "float32"
+    rows = read_history(done.seed_files("tests", "some-run", 3).history)
+    assert record.training_seconds == pytest.approx(sum(row["seconds"] for row in rows))
+    scores = [(row["pgd"], row["clean"]) for row in rows]
+    assert record.best_epoch == scores.index(max(scores)) + 1
 
 
 def history(folder: Path) -> list[dict[str, str]]:
@@ -120,125 +127,121 @@ def history(folder: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def test_the_published_networks_are_those_of_the_history(done: Places) -> None:
-    folder = done.seed("tests", "some-run", 0)
-    best = json.loads((folder / "config.json").read_text())["best_epoch"]
-    rows, held_out = history(folder), data.load(done.pictures("tiny")).validation
-    for name, row, column in (
-        ("target", rows[best - 1], "clean"),
-        ("target-last", rows[-1], "clean"),
-        ("guide", rows[best - 1], "guide_clean"),
+def test_the_published_networks_are_those_of_the_history(done: Paths) -> None:
+    files = done.seed_files("tests", "some-run", 0)
+    best = record_of(done, 0).best_epoch
+    assert best is not None
+    rows, held_out = read_history(files.history), data.load(done.dataset("tiny")).validation
+    for file, row, column in (
+        (files.target(), rows[best - 1], "clean"),
+        (files.target("last"), rows[-1], "clean"),
+        (files.guide, rows[best - 1], "guide_clean"),
     ):
         network = models.build("small", classes=5, channels=1)
-        notes = load_weights(network, folder / f"{name}.safetensors")
+        notes = load_weights(network, file)
         assert notes["training"].startswith("some-run seed 0, digest ")
         with torch.no_grad():
-            right = network.eval()(to_pixels(held_out.images)).argmax(1) == held_out.labels
-        assert float(row[column]) == pytest.approx(right.float().mean().item()), name
+            correct = network.eval()(to_pixels(held_out.images)).argmax(1) == held_out.labels
+        assert row[column] == pytest.approx(correct.float().mean().item()), file
 
 
-def test_the_history_of_a_sparse_validation_has_empty_cells(places: Places) -> None:
+def test_the_history_of_a_sparse_validation_has_empty_cells(paths: Paths) -> None:
     run = tiny.run(validation={"every": 2, "steps": 1})
-    rows = history(run_training(training_spec(run), seed=0, places=places, say=lambda _: None))
+    rows = history(run_training(training_spec(run), seed=0, paths=paths, say=lambda _: None))
     assert [row["pgd"] != "" for row in rows] == [False, True, True]
     assert next(iter(rows[0])) == "epoch" and list(rows[0])[-1] == "seconds"
 
 
-def test_a_guide_is_published_where_there_is_one_and_an_old_one_does_not_stay(places: Places) -> None:
+def test_a_guide_is_published_where_there_is_one_and_an_old_file_is_deleted(paths: Paths) -> None:
     """A run that lost its guide in the config must not keep the file of the one that it had."""
     for run, kept in ((tiny.dynat(epochs=1), True), (tiny.run(epochs=1), False)):
-        folder = run_training(training_spec(run), seed=0, places=places, say=lambda _: None)
+        folder = run_training(training_spec(run), seed=0, paths=paths, say=lambda _: None)
         assert (folder / "guide.safetensors").exists() == kept
 
 
-class Killed(BaseException):
-    pass
-
-
-def test_a_killed_training_goes_on_and_says_so(places: Places) -> None:
-    said: list[str] = []
+def test_a_killed_training_resumes(paths: Paths) -> None:
+    printed: list[str] = []
     spec = training_spec(tiny.dynat())
-    whole = run_training(spec, seed=0, places=places, say=said.append)
-    assert not any("going on" in line for line in said)
+    whole = run_training(spec, seed=0, paths=paths, say=printed.append)
+    assert not any("resuming" in line for line in printed)
     weights = {file.name: file.read_bytes() for file in whole.glob("*.safetensors")}
 
     def kill_in_second(line: str) -> None:
-        said.append(line)
+        printed.append(line)
         if line.startswith("epoch 2/"):
             raise Killed
 
-    said.clear()
+    printed.clear()
     with pytest.raises(Killed):
-        run_training(spec, seed=0, places=places, say=kill_in_second)
-    said.clear()
-    run_training(spec, seed=0, places=places, say=said.append)
-    assert any(line.startswith(f"going on from {places.state}") for line in said)
-    assert [line.split()[1] for line in said if line.startswith("epoch")] == ["3/3"]
+        run_training(spec, seed=0, paths=paths, say=kill_in_second)
+    printed.clear()
+    run_training(spec, seed=0, paths=paths, say=printed.append)
+    assert any(line.startswith(f"resuming from {paths.training_state('')}") for line in printed)
+    assert [line.split()[1] for line in printed if line.startswith("epoch")] == ["3/3"]
     assert {file.name: file.read_bytes() for file in whole.glob("*.safetensors")} == weights
 
 
-@pytest.mark.parametrize("what", ["run", "seed", "pictures", "code"])
+@pytest.mark.parametrize("what", ["run", "seed", "images", "code"])
 def test_a_state_is_resumed_only_by_the_training_that_wrote_it(
-    what: str, places: Places, monkeypatch: pytest.MonkeyPatch
+    what: str, paths: Paths, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def kill(line: str) -> None:
         if line.startswith("epoch 1/"):
             raise Killed
 
     with pytest.raises(Killed):
-        run_training(training_spec(tiny.dynat()), seed=0, places=places, say=kill)
-    run = tiny.dynat(optimiser={"momentum": 0.8}) if what == "run" else tiny.dynat()
-    if what == "pictures":
-        data.save(tiny.dataset(train=12), places.pictures("tiny"))
+        run_training(training_spec(tiny.dynat()), seed=0, paths=paths, say=kill)
+    run = tiny.dynat(optimizer={"momentum": 0.8}) if what == "run" else tiny.dynat()
+    if what == "images":
+        data.save(tiny.dataset(train=12), paths.dataset("tiny"))
     if what == "code":
         monkeypatch.setattr(provenance, "code_digest", lambda files: "another")
-    said: list[str] = []
-    run_training(training_spec(run), seed=1 if what == "seed" else 0, places=places, say=said.append)
-    assert not any("going on" in line for line in said)
-    assert sum(line.startswith("epoch") for line in said) == 3
+    printed: list[str] = []
+    run_training(training_spec(run), seed=1 if what == "seed" else 0, paths=paths, say=printed.append)
+    assert not any("resuming" in line for line in printed)
+    assert sum(line.startswith("epoch") for line in printed) == 3
 
 
-def test_the_state_stays_until_everything_is_published(places: Places, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever is killed while writing results has not lost the training."""
+def test_the_state_stays_until_everything_is_published(paths: Paths, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A training that is killed while it writes its results is not lost."""
 
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(training_job, "atomic_text", full)
+        patch.setattr(records, "atomic_text", full)
         with pytest.raises(OSError, match="No space left"):
-            run_training(training_spec(tiny.run()), seed=0, places=places, say=lambda _: None)
-    (folder,) = places.state.iterdir()
+            run_training(training_spec(tiny.run()), seed=0, paths=paths, say=lambda _: None)
+    (folder,) = paths.training_state("any").parent.iterdir()
     assert TrainingState(folder).load(torch.device("cpu"))["finished"] == 3  # type: ignore[index]
-    said: list[str] = []
-    run_training(training_spec(tiny.run()), seed=0, places=places, say=said.append)
-    assert not any(line.startswith("epoch") for line in said), "nothing is trained again"
+    printed: list[str] = []
+    run_training(training_spec(tiny.run()), seed=0, paths=paths, say=printed.append)
+    assert not any(line.startswith("epoch") for line in printed), "nothing is trained again"
 
 
-# --- examination ----------------------------------------------------------------------------------------------
+# --- evaluation ----------------------------------------------------------------------------------------------
 
 
-def rows_of(places: Places) -> list[dict[str, str]]:
-    with places.outcomes("tests", "some-run", "some-attack").open() as file:
+def rows_of(paths: Paths) -> list[dict[str, str]]:
+    with paths.outcome("tests", "some-run", "some-attack").open() as file:
         return list(csv.DictReader(file))
 
 
-def test_outcomes_are_a_row_per_seed_and_picture(done: Places) -> None:
+def test_outcomes_are_a_row_per_seed_and_image(done: Paths) -> None:
     rows = rows_of(done)
-    columns = ["seed", "index", "label", "clean", "prediction", "correct", "margin", "distance", "fell_to"]
-    assert list(rows[0]) == columns
-    labels = data.load(done.pictures("tiny")).test.labels.tolist()
+    assert tuple(rows[0]) == COLUMNS
+    labels = data.load(done.dataset("tiny")).test.labels.tolist()
     assert [(int(row["seed"]), int(row["index"]), int(row["label"])) for row in rows] == [
         (seed, index, label) for seed in SEEDS for index, label in enumerate(labels)
     ]
 
 
-def test_every_row_is_consistent_with_itself(done: Places) -> None:
+def test_every_row_is_consistent_with_itself(done: Paths) -> None:
     rows = rows_of(done)
     for row in rows:
-        label, clean, prediction = int(row["label"]), int(row["clean"]), int(row["prediction"])
+        label, clean, prediction = int(row["label"]), int(row["clean_prediction"]), int(row["prediction"])
         assert row["correct"] == str(int(clean == label and prediction == label))
-        assert row["fell_to"] == ("" if row["correct"] == "1" else "clean" if clean != label else "pgd")
+        assert row["broken_by"] == ("" if row["correct"] == "1" else "clean" if clean != label else "pgd")
         assert float(row["distance"]) <= EPS + 1e-6
         if float(row["margin"]) != 0:
             assert (float(row["margin"]) > 0) == (prediction == label)
@@ -247,142 +250,140 @@ def test_every_row_is_consistent_with_itself(done: Places) -> None:
     assert 0 < sum(int(row["correct"]) for row in rows) < len(rows)
 
 
-def test_verdicts_of_another_examination_are_refused_with_the_reason(trained: Places) -> None:
-    run_exam(exam_spec(seeds=(0,)), places=trained, say=lambda _: None)
-    (kept,) = (trained.state / "exams").iterdir()
-    run_exam(exam_spec(seeds=(3,)), places=trained, say=lambda _: None)
-    (other,) = (folder for folder in (trained.state / "exams").iterdir() if folder != kept)
-    shutil.rmtree(kept)
-    other.rename(kept)
-    with pytest.raises(ValueError, match=r"another examination: weights differ .* remove that folder"):
-        run_exam(exam_spec(seeds=(0,)), places=trained, say=lambda _: None)
-    (kept / "about.json").unlink()
-    with pytest.raises(ValueError, match=r"another examination: attack, weights, pictures"):
-        run_exam(exam_spec(seeds=(0,)), places=trained, say=lambda _: None)
-    shutil.rmtree(kept)
-    kept.mkdir()  # killed before anything was said about it: there is nothing in it that could be another's
-    run_exam(exam_spec(seeds=(0,)), places=trained, say=lambda _: None)
+def test_verdicts_of_another_evaluation_are_refused_with_the_reason(trained: Paths) -> None:
+    def evaluate(seed: int) -> None:
+        run_evaluation(evaluation_spec(seeds=(seed,)), paths=trained, say=lambda _: None)
+
+    def states() -> set[Path]:
+        return set(trained.evaluation_state("any").parent.iterdir())
+
+    evaluate(0)
+    (first,) = states()
+    evaluate(3)
+    (other,) = states() - {first}
+    shutil.rmtree(first)
+    other.rename(first)
+    with pytest.raises(UserError, match=r"another evaluation: weights differ .* remove that folder"):
+        evaluate(0)
+    (first / "key.json").unlink()
+    with pytest.raises(UserError, match=r"another evaluation: attack, weights, images"):
+        evaluate(0)
+    shutil.rmtree(first)
+    first.mkdir()  # killed before anything was written: it holds no verdict of another evaluation
+    evaluate(0)
 
 
-EXAM = """
+EVALUATION = """
 import sys
-import time
 from pathlib import Path
-from dynat.config import ExamSpec
-from dynat.jobs.exam import run_exam
-from dynat.places import Places
+from dynat.config import EvaluationSpec
+from dynat.jobs.evaluation import run_evaluation
+from dynat.results.paths import Paths
 folder = Path(sys.argv[1])
-places = Places(folder / "data", folder / "results", folder / "runs")
-run_exam(ExamSpec.model_validate_json(sys.argv[2]), places=places)
+paths = Paths(folder / "data", folder / "results", folder / "state")
+run_evaluation(EvaluationSpec.model_validate_json(sys.argv[2]), paths=paths)
 """
 
 
-def test_autoattack_killed_anywhere_ends_with_the_same_verdicts(trained: Places) -> None:
-    """SIGKILL at a random moment after every finished batch: every row is as if it had never happened."""
-    spec = exam_spec("autoattack", seeds=(0,), batch=1, pictures=4, eps=0.15).model_dump_json()
+def test_autoattack_killed_anywhere_ends_with_the_same_verdicts(trained: Paths) -> None:
+    """SIGKILL at a random moment after every finished batch: the verdicts are those of an uninterrupted evaluation."""
+    spec = evaluation_spec("autoattack", seeds=(0,), batch=1, images=4, eps=0.15).model_dump_json()
     folder = trained.data.parent
     whole = folder.with_name(f"{folder.name} whole")
     shutil.copytree(folder, whole)
 
     def started(folder: Path) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-c", EXAM, str(folder), spec]
+        command = [sys.executable, "-c", EVALUATION, str(folder), spec]
         return subprocess.Popen(
             command, cwd=Path(__file__).parents[1], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
 
     def finished() -> int:
-        return len(list((folder / "runs" / "exams").rglob("batch-*.pt")))
+        return len(list(paths_in(folder).evaluation_state("any").parent.rglob("batch-*.pt")))
 
     assert started(whole).wait() == 0
-    dice, kills = random.Random(7), 0
+    delays, kills = random.Random(7), 0
     while True:
         before, job = finished(), started(folder)
         while job.poll() is None and finished() == before:
             time.sleep(0.01)
-        time.sleep(dice.uniform(0, 0.4))
+        time.sleep(delays.uniform(0, 0.4))
         job.kill()
         if job.wait() == 0:
             break
         kills += 1
     assert kills >= 2
-    outcome = Places(results=Path("results")).outcomes("tests", "some-run", "some-attack")
-    assert (folder / outcome).read_bytes() == (whole / outcome).read_bytes()
-    examples = outcome.with_suffix(".examples.safetensors")
-    assert (folder / examples).read_bytes() == (whole / examples).read_bytes()
+    resumed, uninterrupted = (paths_in(each).run_files("tests", "some-run") for each in (folder, whole))
+    for file in (resumed.outcome("some-attack"), resumed.examples("some-attack")):
+        other = uninterrupted.folder / file.relative_to(resumed.folder)
+        assert file.read_bytes() == other.read_bytes()
 
 
 @pytest.mark.parametrize("which", ["best", "last"])
-def test_clean_outcomes_are_the_predictions_of_the_checkpoint_asked_for(
-    which: str, done: Places, tmp_path: Path
-) -> None:
-    places = Places(done.data, done.results, tmp_path)
-    spec = exam_spec("clean", weights=which).model_copy(update={"attack_name": f"clean-{which}"})
-    table = run_exam(spec, places=places, say=lambda _: None)
-    test = data.load(done.pictures("tiny")).test
+def test_clean_outcomes_are_the_predictions_of_the_chosen_weights(which: str, done: Paths, tmp_path: Path) -> None:
+    paths = Paths(done.data, done.results, tmp_path)
+    spec = evaluation_spec("clean", weights=which).model_copy(update={"attack_name": f"clean-{which}"})
+    table = run_evaluation(spec, paths=paths, say=lambda _: None)
+    test = data.load(done.dataset("tiny")).test
     with table.open() as file:
         rows = list(csv.DictReader(file))
     for seed in SEEDS:
         network = models.build("small", classes=5, channels=1)
-        name = "target" if which == "best" else "target-last"
-        load_weights(network, done.seed("tests", "some-run", seed) / f"{name}.safetensors")
+        load_weights(network, done.seed_files("tests", "some-run", seed).target(which))
         with torch.no_grad():
-            wanted = network.eval()(to_pixels(test.images)).argmax(1).tolist()
-        assert [int(row["clean"]) for row in rows if row["seed"] == str(seed)] == wanted
+            expected = network.eval()(to_pixels(test.images)).argmax(1).tolist()
+        assert [int(row["clean_prediction"]) for row in rows if row["seed"] == str(seed)] == expected
     table.unlink()
 
 
-def test_the_account_says_what_was_asked_and_what_it_cost(done: Places) -> None:
-    file = done.outcomes("tests", "some-run", "some-attack").with_suffix(".json")
-    account = json.loads(file.read_text())
-    assert account["attack"] == exam_spec().attack.model_dump(mode="json")
-    assert account["seeds"] == list(SEEDS) and account["refuted_claims"] == 0
-    right = sum(int(row["clean"] == row["label"]) for row in rows_of(done))
-    assert set(account["asked"].values()) == {"float32 view"} and account["attacked_again"] == 0
-    assert account["backward_passes"] <= right * 4 and account["forward_passes"] <= 60 + right * 7
-    assert account["forward_passes"] >= 60 + 2 * right
-    assert set(account["seconds"]) == set(account["digest"]) == {"0", "3"}
+def test_the_record_of_an_outcome_holds_settings_and_cost(done: Paths) -> None:
+    record = read_record(done.run_files("tests", "some-run").outcome_record("some-attack"), OutcomeRecord)
+    assert record.attack == evaluation_spec().attack
+    assert record.seeds == SEEDS and record.rejected_examples == 0
+    correct = sum(int(row["clean_prediction"] == row["label"]) for row in rows_of(done))
+    assert set(record.queried_model.values()) == {"float32 surrogate"} and record.reattacked == 0
+    assert record.backward_passes <= correct * 4 and record.forward_passes <= 60 + correct * 7
+    assert record.forward_passes >= 60 + 2 * correct
+    assert set(record.seconds) == set(record.digest) == {0, 3}
 
 
-def test_examples_are_pictures_of_the_first_seed(done: Places) -> None:
-    file = done.outcomes("tests", "some-run", "some-attack").with_suffix(".examples.safetensors")
-    with safe_open(file, framework="pt") as content:
+def test_examples_are_images_of_the_first_seed(done: Paths) -> None:
+    with safe_open(done.run_files("tests", "some-run").examples("some-attack"), framework="pt") as content:
         assert json.loads(content.metadata()["classes"]) == list("abcde")
         clean, adversarial = content.get_tensor("clean"), content.get_tensor("adversarial")
         prediction = content.get_tensor("prediction")
     network = models.build("small", classes=5, channels=1)
-    load_weights(network, done.seed("tests", "some-run", SEEDS[0]) / "target.safetensors")
+    load_weights(network, done.seed_files("tests", "some-run", SEEDS[0]).target())
     with torch.no_grad():
         assert torch.equal(network.eval()(adversarial).argmax(1), prediction)
     assert (adversarial - clean).abs().max() <= EPS + 1e-6
 
 
-def test_another_seed_is_added_without_examining_the_others_again(
-    done: Places, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_finished_evaluation_is_not_repeated(done: Paths, monkeypatch: pytest.MonkeyPatch) -> None:
     def never(*_: object) -> None:
-        raise AssertionError("examined again")
+        raise AssertionError("evaluated again")
 
-    before = done.outcomes("tests", "some-run", "some-attack").read_bytes()
-    monkeypatch.setattr(sys.modules["dynat.attacks.examine"], "_batch", never)
-    run_exam(exam_spec(), places=done, say=lambda _: None)
-    assert done.outcomes("tests", "some-run", "some-attack").read_bytes() == before
-    with pytest.raises(AssertionError, match="examined again"):
-        run_exam(exam_spec(eps=2 * EPS), places=done, say=lambda _: None)
+    before = done.outcome("tests", "some-run", "some-attack").read_bytes()
+    monkeypatch.setattr(sys.modules["dynat.attacks.evaluation"], "_evaluate_batch", never)
+    run_evaluation(evaluation_spec(), paths=done, say=lambda _: None)
+    assert done.outcome("tests", "some-run", "some-attack").read_bytes() == before
+    with pytest.raises(AssertionError, match="evaluated again"):
+        run_evaluation(evaluation_spec(eps=2 * EPS), paths=done, say=lambda _: None)
 
 
 # --- the command line -----------------------------------------------------------------------------------------
 
 REFUSED: list[tuple[list[str], str]] = [
-    (["train", "dynta"], "dynat: unknown run 'dynta': did you mean 'dynat'?"),
+    (["train", "dynta"], "dynat: config: unknown run 'dynta': did you mean 'dynat'?"),
     (["train"], "dynat: config: say which run: "),
-    (["attack", "dynat", "pgd20"], "dynat: unknown attack 'pgd20': did you mean 'pgd-20'?"),
+    (["attack", "dynat", "pgd20"], "dynat: config: unknown attack 'pgd20': did you mean 'pgd-20'?"),
     (["attack", "dynat"], "dynat: config: say which attack: "),
     (["train", "dynat", "--data", "nowhere"], "nowhere/digits/info.json: no such file; run `dynat data`"),
-    (["train", "dynat", "--device", "cuda"], "'cuda' was asked for, but torch sees no GPU here: use --device auto"),
+    (["train", "dynat", "--device", "cuda"], "'cuda' was requested, but torch sees no GPU here: use --device auto"),
     (["train", "dynat", "--device", "gpu"], "unknown device 'gpu': auto, cpu, cuda or cuda:1"),
     (["train", "dynat", "--device", "meta"], "unknown device 'meta': auto, cpu, cuda or cuda:1"),
     (["train", "dynat", "--seed", "-1"], "--seed"),
-    (["train", "--spec", "{}"], "TrainingSpec"),
+    (["train", "--spec", "{}"], "--spec"),
     (["check", "--set", "beta"], "--set beta: write KEY=VALUE"),
     (["check", "--set", "seeds=[0"], "--set seeds=[0: '[0' is not valid YAML"),
     (["check", "--set", "training.epoch=3"], "unknown key 'epoch': did you mean 'epochs'?"),
@@ -392,82 +393,84 @@ REFUSED: list[tuple[list[str], str]] = [
 
 
 @pytest.mark.parametrize(("words", "message"), REFUSED, ids=[" ".join(words) for words, _ in REFUSED])
-def test_what_a_person_did_wrong_is_a_sentence(
+def test_a_mistake_of_the_user_is_a_sentence(
     words: list[str], message: str, dynat: Dynat, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    code, said = dynat(*words)
+    code, printed = dynat(*words)
     assert code == 2
-    assert message in said and "Traceback" not in said
+    assert message in printed and "Traceback" not in printed
 
 
-def test_a_device_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    from dynat.jobs.terminal import choose_device
+def test_a_missing_gpu_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    from dynat.runtime.device import choose_device
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    with pytest.raises(ValueError, match="'cuda:2' was asked for, but torch sees 2: cuda:0 to cuda:1"):
+    with pytest.raises(UserError, match="'cuda:2' was requested, but torch sees 2: cuda:0 to cuda:1"):
         choose_device("cuda:2")
 
 
-def test_check_shows_what_set_asks_for(dynat: Dynat) -> None:
-    code, said = dynat("check", "--set", "beta=6", "--set", "training.epochs=7", "--set", "seeds=[4, 5]")
+def test_check_shows_the_values_of_set(dynat: Dynat) -> None:
+    code, printed = dynat("check", "--set", "beta=6", "--set", "training.epochs=7", "--set", "seeds=[4, 5]")
     assert code == 0
-    assert "dynat: at, dynamic labels, target small, guide small, beta 6, 7 epochs, seeds 4,5" in said
-    code, said = dynat("check", "--set", "training.epochs=3", "--set", "training.epochs=9")
-    assert code == 0 and "9 epochs" in said and "3 epochs" not in said, "the last word counts"
+    assert "dynat: at, dynamic labels, target small, guide small, beta 6, 7 epochs, seeds 4,5" in printed
+    code, printed = dynat("check", "--set", "training.epochs=3", "--set", "training.epochs=9")
+    assert code == 0 and "9 epochs" in printed and "3 epochs" not in printed, "the last value counts"
 
 
-def test_list_names_all_that_can_be_named(dynat: Dynat) -> None:
-    from dynat.config import names
+def test_list_names_every_known_name(dynat: Dynat) -> None:
+    from dynat.config import registry
 
-    code, said = dynat("list")
+    code, printed = dynat("list")
     assert code == 0
-    for table in (names.METHODS, names.NETWORKS, names.SOURCES, names.ATTACKS):
-        assert all(name in said for name in table)
+    for table in (registry.METHODS, registry.NETWORKS, registry.SOURCES, registry.ATTACKS):
+        assert all(name in printed for name in table)
 
 
 def test_train_and_attack_by_name(dynat: Dynat, tmp_path: Path) -> None:
-    """What a person types, on pictures that stand in for the preset's own."""
-    places = places_in(tmp_path)
-    data.save(tiny.dataset(), places.pictures("digits"))
-    folders = ["--results", places.results, "--data", places.data, "--state", places.state]
+    """The commands of the README, on small images in place of the preset's."""
+    paths = paths_in(tmp_path)
+    data.save(tiny.dataset(), paths.dataset("digits"))
+    folders = ["--results", paths.results, "--data", paths.data, "--state", paths.state]
     small = ["--set", "training.epochs=1", "--set", "seeds=2", *folders]
 
-    code, said = dynat("attack", "dynat", "pgd-20", *small)
-    missing = places.seed("digits", "dynat", 2) / "config.json"
-    assert code == 2 and f"{missing}: no such file; make it with: snakemake" in said
+    code, printed = dynat("attack", "dynat", "pgd-20", *small)
+    missing = paths.seed_files("digits", "dynat", 2).config
+    assert code == 2 and f"{missing}: no such file; make it with: snakemake" in printed
 
-    code, said = dynat("train", "dynat", "--seed", "2", *small)
-    assert code == 0, said
-    assert "epoch 1/1  loss " in said and f"written to {places.seed('digits', 'dynat', 2)}" in said
+    code, printed = dynat("train", "dynat", "--seed", "2", *small)
+    assert code == 0, printed
+    assert "epoch 1/1  loss " in printed and f"written to {paths.seed('digits', 'dynat', 2)}" in printed
 
-    code, said = dynat("attack", "dynat", "pgd-20", *small)
-    assert code == 0, said
-    assert "dynat seed 2 under pgd-20: " in said and "of 30 pictures stand" in said
-    assert len(places.outcomes("digits", "dynat", "pgd-20").read_text().splitlines()) == 31
+    code, printed = dynat("attack", "dynat", "pgd-20", *small)
+    assert code == 0, printed
+    assert "dynat seed 2 under pgd-20: " in printed and "of 30 images are correct" in printed
+    assert len(paths.outcome("digits", "dynat", "pgd-20").read_text().splitlines()) == 31
 
-    (places.seed("digits", "dynat", 2) / "target.safetensors").write_bytes(b"half")
-    code, said = dynat("attack", "dynat", "clean", *small)
-    assert code == 2 and "target.safetensors: not a complete safetensors file" in said
+    paths.seed_files("digits", "dynat", 2).target().write_bytes(b"half")
+    code, printed = dynat("attack", "dynat", "clean", *small)
+    assert code == 2 and "target.safetensors: not a complete safetensors file" in printed
 
 
-def test_a_training_that_diverges_leaves_with_one(dynat: Dynat, tmp_path: Path) -> None:
-    """Exit code 1, so that a rule fails; the reason in a sentence, so that its log says why."""
-    places = places_in(tmp_path)
-    data.save(tiny.dataset(), places.pictures("digits"))
-    folders = ["--results", places.results, "--data", places.data, "--state", places.state]
-    code, said = dynat("train", "at", *folders, "--set", "training.schedule.lr=1.0e+30", "--set", "training.epochs=4")
+def test_a_training_that_diverges_exits_with_code_1(dynat: Dynat, tmp_path: Path) -> None:
+    """So its rule fails, and the log of the rule shows the reason in a sentence."""
+    paths = paths_in(tmp_path)
+    data.save(tiny.dataset(), paths.dataset("digits"))
+    folders = ["--results", paths.results, "--data", paths.data, "--state", paths.state]
+    code, printed = dynat(
+        "train", "at", *folders, "--set", "training.schedule.lr=1.0e+30", "--set", "training.epochs=4"
+    )
     assert code == 1
-    assert "dynat: the loss is not finite in epoch" in said and "Lower schedule.lr" in said
+    assert "dynat: the loss became non-finite in epoch" in printed and "Lower schedule.lr" in printed
 
 
-def test_a_full_disk_is_said(dynat: Dynat, monkeypatch: pytest.MonkeyPatch) -> None:
-    from dynat.cli import computing
+def test_a_full_disk_is_reported(dynat: Dynat, monkeypatch: pytest.MonkeyPatch) -> None:
+    from dynat.cli import configure
 
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device", "results/at")
 
-    monkeypatch.setattr(computing, "read_experiment", full)
-    code, said = dynat("check")
-    assert code == 1 and "dynat: No space left on device: results/at (is the disk full or read-only?)" in said
+    monkeypatch.setattr(configure, "read_experiment", full)
+    code, printed = dynat("check")
+    assert code == 1 and "dynat: No space left on device: results/at (is the disk full or read-only?)" in printed

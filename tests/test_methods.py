@@ -1,6 +1,6 @@
 """Each method against an independent, slow statement of its formula: values, and gradients in float64.
 
-The slow side loops over pictures and classes and takes its gradients by finite differences, so it shares
+The slow side loops over images and classes and takes its gradients by finite differences, so it shares
 neither code nor autograd with the method.
 """
 
@@ -9,18 +9,21 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import pytest
 import torch
 from torch import Tensor
 
 from dynat import methods
-from dynat.config import Run, Threat
-from dynat.methods import Found, Lesson
-from dynat.training.step import Pair, joint_step
-from tests.conftest import TwoLayers, make_run
+from dynat.config import Run, ThreatModel
+from dynat.methods import AttackResult, StepInputs
+from dynat.training.networks import Networks
+from dynat.training.step import training_step
+from tests.helpers import make_run
+from tests.networks import TwoLayers
 
-THREAT = Threat(eps=0.1)
+THREAT = ThreatModel(eps=0.1)
 GUIDED = {"guide": "small", "clean_forward": True}
 DYNAMIC = {"labels": "dynamic", "beta": 0.7, "guide": "small"}
 RUNS: dict[str, Run] = {
@@ -79,6 +82,68 @@ def slow_weights(name: str, f_adv: Tensor, labels: Tensor) -> list[float]:
     return [1.0] * len(rows)
 
 
+@dataclass(frozen=True)
+class Image:
+    """What one image contributes to a loss: logits of both networks, labels, a weight."""
+
+    clean: list[float]
+    adversarial: list[float]
+    adversarial_before: list[float]
+    """The target's adversarial logits as a constant."""
+    guide: list[float]
+    label: int
+    truth: int
+    weight: float
+
+    @property
+    def natural(self) -> float:
+        return slow_ce(self.clean, self.label)
+
+    @property
+    def robust(self) -> float:
+        return slow_ce(self.adversarial, self.label)
+
+    @property
+    def divergence(self) -> float:
+        return slow_kl(self.clean, self.adversarial)
+
+    @property
+    def guided(self) -> float:
+        """The guide's own loss on the true label."""
+        return slow_ce(self.guide, self.truth)
+
+    def distance(self, logits: list[float]) -> float:
+        return sum((a - b) ** 2 for a, b in zip(logits, self.guide, strict=True)) / len(logits)
+
+    @property
+    def mart(self) -> float:
+        wrong = max(value for k, value in enumerate(softmax(self.adversarial)) if k != self.label)
+        boosted = self.robust - math.log(1.0001 - wrong + 1e-12)
+        return boosted + 5 * self.divergence * (1.0000001 - softmax(self.clean)[self.label])
+
+
+SLOW_LOSSES: dict[str, Callable[[Image], float]] = {
+    "natural": lambda x: x.natural,
+    "at": lambda x: x.robust,
+    "sat": lambda x: x.robust,
+    "gairat": lambda x: x.weight * x.robust,
+    "mail-at": lambda x: x.weight * x.robust,
+    "trades": lambda x: x.natural + 6 * x.divergence,
+    "mail-trades": lambda x: x.natural + 5 * x.weight * x.divergence,
+    "mart": lambda x: x.mart,
+    "lbgat0": lambda x: x.guided + x.distance(x.adversarial),
+    "lbgat6": lambda x: x.guided + x.distance(x.adversarial) + 6 * x.divergence,
+    "adagat": lambda x: x.guided + x.distance(x.adversarial) + 2.5 * x.distance(x.adversarial_before),
+    "dynat": lambda x: x.guided + 0.7 * x.robust,
+    "dynat-kl6": lambda x: x.guided + 0.7 * (x.robust + 6 * x.divergence),
+    "dynat-trades": lambda x: x.guided + 0.7 * (x.natural + 6 * x.divergence),
+    "dynat-mart": lambda x: x.guided + 0.7 * x.mart,
+    "dynat-gairat": lambda x: x.guided + 0.7 * x.weight * x.robust,
+    "dynat-mail": lambda x: x.guided + 0.7 * x.weight * x.robust,
+}
+"""The loss of each run on one image."""
+
+
 def slow_loss(
     name: str,
     f_clean: Tensor,
@@ -89,89 +154,60 @@ def slow_loss(
     weights: list[float],
     f_adv_before: Tensor,
 ) -> float:
-    """The whole loss of a run from its logits, one picture at a time."""
-    total = 0.0
-    for i in range(len(truth)):
-        clean, adv, y, label = f_clean[i].tolist(), f_adv[i].tolist(), int(truth[i]), int(labels[i])
-        guide = None if g_clean is None else g_clean[i].tolist()
-        lesson = 0.0 if guide is None else slow_ce(guide, y)
-        natural, robust, drift = slow_ce(clean, label), slow_ce(adv, label), slow_kl(clean, adv)
-
-        def squares(other: list[float], guide: list[float] | None = guide) -> float:
-            return sum((a - b) ** 2 for a, b in zip(other, guide or [], strict=True)) / len(other)
-
-        match name:
-            case "natural":
-                total += natural
-            case "at" | "sat":
-                total += robust
-            case "gairat" | "mail-at":
-                total += weights[i] * robust
-            case "trades":
-                total += natural + 6 * drift
-            case "mail-trades":
-                total += natural + 5 * weights[i] * drift
-            case "mart" | "dynat-mart":
-                wrong = max(value for k, value in enumerate(softmax(adv)) if k != label)
-                mart = robust - math.log(1.0001 - wrong + 1e-12) + 5 * drift * (1.0000001 - softmax(clean)[label])
-                total += mart if name == "mart" else lesson + 0.7 * mart
-            case "lbgat0":
-                total += lesson + squares(adv)
-            case "lbgat6":
-                total += lesson + squares(adv) + 6 * drift
-            case "adagat":
-                total += lesson + squares(adv) + 2.5 * squares(f_adv_before[i].tolist())
-            case "dynat":
-                total += lesson + 0.7 * robust
-            case "dynat-gairat" | "dynat-mail":
-                total += lesson + 0.7 * weights[i] * robust
-            case "dynat-kl6":
-                total += lesson + 0.7 * (robust + 6 * drift)
-            case "dynat-trades":
-                total += lesson + 0.7 * (natural + 6 * drift)
-            case _:
-                raise AssertionError(f"no slow statement of {name}")
-    return total / len(truth)
+    """The whole loss of a run from its logits, one image at a time."""
+    images = [
+        Image(
+            clean=f_clean[i].tolist(),
+            adversarial=f_adv[i].tolist(),
+            adversarial_before=f_adv_before[i].tolist(),
+            guide=[] if g_clean is None else g_clean[i].tolist(),
+            label=int(labels[i]),
+            truth=int(truth[i]),
+            weight=weights[i],
+        )
+        for i in range(len(truth))
+    ]
+    return sum(map(SLOW_LOSSES[name], images)) / len(images)
 
 
 def step(
-    pair: Pair, method: methods.Method, run: Run, pictures: Tensor, truth: Tensor, progress: float = LATE
+    networks: Networks, method: methods.Method, run: Run, images: Tensor, truth: Tensor, progress: float = LATE
 ) -> dict[str, Tensor]:
-    """A joint step up to its gradients, without an optimiser."""
-    return joint_step(
-        pair,
+    """A training step up to its gradients, without an optimizer."""
+    return training_step(
+        networks,
         method,
         run,
-        pictures,
+        images,
         truth,
-        method.start(pictures, torch.Generator().manual_seed(0)),
+        method.starting_point(images, torch.Generator().manual_seed(0)),
         progress=progress,
         update=lambda loss: loss.backward(),
     )
 
 
-def fixed_search(method: methods.Method, adversarial: Tensor) -> None:
-    """Take the search out of the step, so that the loss is a function of the weights alone."""
-    method.search = lambda *_, **__: Found(adversarial, KAPPA.double())  # type: ignore[method-assign]
+def fixed_attack(method: methods.Method, adversarial: Tensor) -> None:
+    """Take PGD out of the step, so that the loss is a function of the weights alone."""
+    method.attack = lambda *_, **__: AttackResult(adversarial, KAPPA.double())  # type: ignore[method-assign]
 
 
 @pytest.mark.parametrize("name", RUNS)
 def test_loss_and_gradients_equal_the_slow_statement(
     name: str, target: TwoLayers, guide: TwoLayers, batch: tuple[Tensor, Tensor]
 ) -> None:
-    run, (pictures, truth) = RUNS[name], batch
-    adversarial = (pictures + 0.1 * torch.randn(pictures.shape, generator=torch.Generator().manual_seed(3))).clamp(0, 1)
-    pair = Pair(target, guide if run.guide else None)
-    pair.train()
+    run, (images, truth) = RUNS[name], batch
+    adversarial = (images + 0.1 * torch.randn(images.shape, generator=torch.Generator().manual_seed(3))).clamp(0, 1)
+    networks = Networks(target, guide if run.guide else None)
+    networks.train()
     with torch.no_grad():
-        decisions = guide(pictures).argmax(1)
+        decisions = guide(images).argmax(1)
     assert (decisions != truth).any(), "else dynamic and true labels are the same test"
     labels = decisions if run.labels == "dynamic" else truth
 
-    def logits(pictures: Tensor, network: TwoLayers) -> Tensor:
+    def logits(images: Tensor, network: TwoLayers) -> Tensor:
         """In train mode, as the step is; a copy keeps BatchNorm's running statistics out of it."""
         with torch.no_grad():
-            out: Tensor = copy.deepcopy(network)(pictures)
+            out: Tensor = copy.deepcopy(network)(images)
         return out
 
     before = logits(adversarial, target)
@@ -180,9 +216,9 @@ def test_loss_and_gradients_equal_the_slow_statement(
     def slow() -> float:
         return slow_loss(
             name,
-            logits(pictures, target),
+            logits(images, target),
             logits(adversarial, target),
-            logits(pictures, guide) if run.guide else None,
+            logits(images, guide) if run.guide else None,
             labels,
             truth,
             weights,
@@ -190,16 +226,16 @@ def test_loss_and_gradients_equal_the_slow_statement(
         )
 
     expected = slow()
-    wanted = {parameter: finite_difference(slow, parameter) for parameter in pair.parameters()}
+    slopes = {parameter: finite_difference(slow, parameter) for parameter in networks.parameters()}
     method = methods.build(run, THREAT)
-    fixed_search(method, adversarial)
-    seen = step(pair, method, run, pictures, truth)
-    assert seen["loss"].item() == pytest.approx(expected, rel=1e-10)
-    for parameter, (index, slope) in wanted.items():
+    fixed_attack(method, adversarial)
+    values = step(networks, method, run, images, truth)
+    assert values["loss"].item() == pytest.approx(expected, rel=1e-10)
+    for parameter, (index, slope) in slopes.items():
         got = 0.0 if parameter.grad is None else parameter.grad.flatten()[index].item()
         assert got == pytest.approx(slope, rel=1e-4, abs=1e-7)
     if run.guide:
-        assert seen["label_accuracy"] == pytest.approx((decisions == truth).double().mean().item())
+        assert values["label_accuracy"] == pytest.approx((decisions == truth).double().mean().item())
 
 
 def finite_difference(function: Callable[[], float], parameter: Tensor) -> tuple[int, float]:
@@ -216,43 +252,43 @@ def finite_difference(function: Callable[[], float], parameter: Tensor) -> tuple
     return index, (above - below) / (2 * step)
 
 
-def test_no_gradient_from_the_targets_loss_reaches_dynats_guide(
+def test_no_gradient_of_the_target_loss_reaches_the_guide_of_dynat(
     target: TwoLayers, guide: TwoLayers, batch: tuple[Tensor, Tensor]
 ) -> None:
     """beta scales the target's loss only: the guide's gradient knows neither it nor the target."""
     gradients = []
     for beta, other in ((0.0, target), (50.0, TwoLayers(seed=9))):
         run = RUNS["dynat"].model_copy(update={"beta": beta})
-        pair = Pair(copy.deepcopy(other), copy.deepcopy(guide))
-        pair.train()
-        step(pair, methods.build(run, THREAT), run, *batch)
-        assert pair.guide is not None
-        gradients.append([parameter.grad for parameter in pair.guide.parameters()])
+        networks = Networks(copy.deepcopy(other), copy.deepcopy(guide))
+        networks.train()
+        step(networks, methods.build(run, THREAT), run, *batch)
+        assert networks.guide is not None
+        gradients.append([parameter.grad for parameter in networks.guide.parameters()])
     for one, two in zip(*gradients, strict=True):
         torch.testing.assert_close(one, two)
 
 
-def test_lbgat_moves_both_networks_by_its_mse(
+def test_the_mse_of_lbgat_has_gradients_for_both_networks(
     target: TwoLayers, guide: TwoLayers, batch: tuple[Tensor, Tensor]
 ) -> None:
-    pictures, truth = batch
+    images, truth = batch
     method = methods.build(RUNS["lbgat0"], THREAT)
-    logits = guide(pictures)
-    parts = method.loss(Lesson(target, pictures, truth, Found(pictures), logits, 0.0))
-    parts["mse"].mean().backward()
+    logits = guide(images)
+    terms = method.loss(StepInputs(target, images, truth, AttackResult(images), logits, 0.0))
+    terms["mse"].mean().backward()
     assert guide.first.weight.grad is not None and guide.first.weight.grad.abs().max() > 0
     assert target.first.weight.grad is not None and target.first.weight.grad.abs().max() > 0
 
 
-def test_both_sides_of_trades_kl_are_alive(target: TwoLayers, batch: tuple[Tensor, Tensor]) -> None:
-    """Against the same loss with the clean side detached: a bug that costs points and shows nowhere else."""
-    from dynat.losses import kl
+def test_both_sides_of_the_kl_of_trades_have_gradients(target: TwoLayers, batch: tuple[Tensor, Tensor]) -> None:
+    """Against the same loss with the clean side detached: a bug that costs accuracy and shows nowhere else."""
+    from dynat.nn.losses import kl
 
-    pictures, _ = batch
+    images, _ = batch
     target.eval()
-    moved = (pictures + 0.05).clamp(0, 1)
-    (full,) = torch.autograd.grad(kl(target(pictures), target(moved)).mean(), target.second.weight)
-    (half,) = torch.autograd.grad(kl(target(pictures).detach(), target(moved)).mean(), target.second.weight)
+    moved = (images + 0.05).clamp(0, 1)
+    (full,) = torch.autograd.grad(kl(target(images), target(moved)).mean(), target.second.weight)
+    (half,) = torch.autograd.grad(kl(target(images).detach(), target(moved)).mean(), target.second.weight)
     assert not torch.allclose(full, half, rtol=1e-2)
 
 
@@ -266,74 +302,73 @@ EXPECTED_FORWARDS: dict[str, list[bool]] = {
 
 
 @pytest.mark.parametrize("name", RUNS)
-def test_which_pictures_feed_batchnorm(
+def test_which_images_feed_batchnorm(
     name: str, target: TwoLayers, guide: TwoLayers, batch: tuple[Tensor, Tensor]
 ) -> None:
-    run, (pictures, truth) = RUNS[name], batch
-    seen: list[bool] = []
+    run, (images, truth) = RUNS[name], batch
+    forwards: list[bool] = []
     target.register_forward_pre_hook(
-        lambda module, inputs: seen.append(torch.equal(inputs[0], pictures)) if module.training else None
+        lambda module, inputs: forwards.append(torch.equal(inputs[0], images)) if module.training else None
     )
     guide_forwards: list[bool] = []
     guide.register_forward_hook(lambda module, *_: guide_forwards.append(module.training))
-    pair = Pair(target, guide if run.guide else None)
-    pair.train()
-    step(pair, methods.build(run, THREAT), run, pictures, truth)
-    assert seen == EXPECTED_FORWARDS[name]
-    assert guide_forwards == ([True] if run.guide else []), "the guide looks once per step, in train mode"
+    networks = Networks(target, guide if run.guide else None)
+    networks.train()
+    step(networks, methods.build(run, THREAT), run, images, truth)
+    assert forwards == EXPECTED_FORWARDS[name]
+    assert guide_forwards == ([True] if run.guide else []), "one forward of the guide per step, in train mode"
 
 
-def test_the_clean_forward_is_a_switch_that_only_batchnorm_notices(
+def test_the_clean_forward_changes_batchnorm_statistics_only(
     target: TwoLayers, guide: TwoLayers, batch: tuple[Tensor, Tensor]
 ) -> None:
     results = []
     for shown in (True, False):
         run = RUNS["dynat"].model_copy(update={"clean_forward": shown})
-        pair = Pair(copy.deepcopy(target), copy.deepcopy(guide))
-        pair.train()
-        seen = step(pair, methods.build(run, THREAT), run, *batch)
-        results.append((seen["loss"].item(), pair.target.first.weight.grad, pair.target.norm.running_mean))  # type: ignore[union-attr]
+        networks = Networks(copy.deepcopy(target), copy.deepcopy(guide))
+        networks.train()
+        values = step(networks, methods.build(run, THREAT), run, *batch)
+        results.append((values["loss"].item(), networks.target.first.weight.grad, networks.target.norm.running_mean))  # type: ignore[union-attr]
     (loss_on, gradient_on, mean_on), (loss_off, gradient_off, mean_off) = results
     assert loss_on == loss_off and torch.equal(gradient_on, gradient_off)  # type: ignore[arg-type]
     assert not torch.equal(mean_on, mean_off)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize(("objective", "by"), [("own", "decisions"), ("ce-true", "truth"), ("kl", "clean")])
-def test_what_the_inner_search_makes_large(
+@pytest.mark.parametrize(("objective", "by"), [("method", "decisions"), ("ce-true", "truth"), ("kl", "clean")])
+def test_what_the_inner_attack_maximizes(
     objective: str, by: str, target: TwoLayers, guide: TwoLayers, batch: tuple[Tensor, Tensor]
 ) -> None:
-    from dynat.losses import cross_entropy, kl
-    from dynat.methods import objective_for
+    from dynat.nn.losses import cross_entropy, kl
 
-    pictures, truth = batch
+    images, truth = batch
     inner = RUNS["dynat"].inner.model_copy(update={"objective": objective})
     method = methods.build(RUNS["dynat"].model_copy(update={"inner": inner}), THREAT)
-    decisions = guide(pictures).argmax(1)
-    got = objective_for(method, target.train(), pictures, labels=decisions, truth=truth)
+    decisions = guide(images).argmax(1)
+    got = method.objective(target.train(), images, labels=decisions, truth=truth)
     assert target.training
     logits = torch.randn(10, 4, dtype=torch.float64)
-    reference = copy.deepcopy(target).eval()(pictures)
-    wanted = {
+    reference = copy.deepcopy(target).eval()(images)
+    expected = {
         "decisions": cross_entropy(logits, decisions),
         "truth": cross_entropy(logits, truth),
         "clean": kl(reference, logits),
     }
-    torch.testing.assert_close(got(logits), wanted[by])
+    torch.testing.assert_close(got(logits), expected[by])
 
 
 def test_guide_mode_eval_labels_with_running_statistics(
     target: TwoLayers, guide: TwoLayers, batch: tuple[Tensor, Tensor]
 ) -> None:
-    pictures, truth = batch
-    guide.norm.running_mean.fill_(3.0)  # type: ignore[union-attr, operator]
+    images, truth = batch
+    guide.norm.running_mean.fill_(3.0)  # type: ignore[union-attr]
     by_mode = {}
     for mode in ("train", "eval"):
         run = RUNS["dynat"].model_copy(update={"guide_mode": mode})
-        pair = Pair(copy.deepcopy(target), copy.deepcopy(guide))
-        pair.train()
-        seen = step(pair, methods.build(run, THREAT), run, pictures, truth)
-        assert pair.guide is not None and pair.guide.training
-        by_mode[mode] = seen["label_accuracy"]
-    wanted = copy.deepcopy(guide).eval()(pictures).argmax(1)
-    assert by_mode["eval"] == (wanted == truth).float().mean()
+        networks = Networks(copy.deepcopy(target), copy.deepcopy(guide))
+        networks.train()
+        values = step(networks, methods.build(run, THREAT), run, images, truth)
+        assert networks.guide is not None and networks.guide.training
+        by_mode[mode] = values["label_accuracy"]
+    decisions = copy.deepcopy(guide).eval()(images).argmax(1)
+    assert by_mode["eval"] == (decisions == truth).float().mean()
     assert by_mode["eval"] != by_mode["train"]

@@ -1,4 +1,4 @@
-"""The networks are the published ones, and their state is scoped, written and read back whole."""
+"""The networks are the published ones; modes are restored; weights are written and read completely."""
 
 from __future__ import annotations
 
@@ -12,9 +12,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from dynat.models import build, count_parameters, evaluating, frozen, load_weights, save_weights
+from dynat.checkpoints.weights import load_weights, save_weights
+from dynat.models import build, count_parameters
+from dynat.nn.modes import evaluating, frozen
 
-WEIGHTS = [  # name, classes, channels, trainable numbers
+WEIGHTS = [  # name, classes, channels, trainable parameters
     ("resnet18", 10, 3, 11_173_962),
     ("resnet18-heavy", 10, 3, 11_173_962),
     ("resnet18", 100, 3, 11_220_132),
@@ -25,7 +27,7 @@ WEIGHTS = [  # name, classes, channels, trainable numbers
     ("small", 10, 1, 9_978),
 ]
 GIGA_MACS = [("resnet18", 0.555), ("resnet18-heavy", 1.763), ("wrn34-10", 6.659)]
-SHAPES = [  # name, module, its output on a 32x32 picture
+SHAPES = [  # name, module, its output on a 32x32 image
     ("resnet18", "layer1", (64, 32, 32)),
     ("resnet18", "layer2", (128, 16, 16)),
     ("resnet18", "layer3", (256, 8, 8)),
@@ -42,13 +44,13 @@ CHEAP = ("small", "resnet18", "resnet18-heavy", "preact-resnet18", "preact-resne
 
 
 def on_meta(name: str, classes: int = 10, channels: int = 3) -> nn.Module:
-    """Shapes without numbers: the big networks cost nothing."""
+    """Shapes without values: large networks take no memory."""
     with torch.device("meta"):
         return build(name, classes=classes, channels=channels)
 
 
-def outputs(network: nn.Module, pictures: Tensor) -> dict[str, Tensor]:
-    """What each submodule gave, by its name."""
+def outputs(network: nn.Module, images: Tensor) -> dict[str, Tensor]:
+    """The output of each submodule, by its name."""
     seen: dict[str, Tensor] = {}
 
     def note(name: str, _: nn.Module, __: object, output: Tensor) -> None:
@@ -56,7 +58,7 @@ def outputs(network: nn.Module, pictures: Tensor) -> dict[str, Tensor]:
 
     for name, module in network.named_modules():
         module.register_forward_hook(partial(note, name))
-    network(pictures)
+    network(images)
     return seen
 
 
@@ -102,30 +104,30 @@ def test_names_of_the_releases(name: str, expected: set[str]) -> None:
 def test_no_parameter_is_dead(name: str) -> None:
     torch.manual_seed(0)
     network = build(name, classes=3, channels=3)
-    functional.cross_entropy(network(torch.rand(4, 3, 16, 16)), torch.tensor([0, 1, 2, 0])).backward()  # type: ignore[no-untyped-call]
+    functional.cross_entropy(network(torch.rand(4, 3, 16, 16)), torch.tensor([0, 1, 2, 0])).backward()
     dead = [where for where, weight in network.named_parameters() if weight.grad is None or not weight.grad.any()]
     assert not dead
 
 
 @pytest.mark.parametrize("name", CHEAP)
 @pytest.mark.parametrize("size", [(8, 8), (20, 28)])
-def test_any_picture_size(name: str, size: tuple[int, int]) -> None:
+def test_any_image_size(name: str, size: tuple[int, int]) -> None:
     network = on_meta(name, classes=7)
     assert network(torch.empty(2, 3, *size, device="meta")).shape == (2, 7)
 
 
 @pytest.mark.parametrize(
-    ("name", "places", "shortcut"),
+    ("name", "paths", "shortcut"),
     [
         ("wrn16-2", {"block2.layer.0": 32, "block2.layer.1": 64}, "convShortcut"),
         ("preact-resnet18", {"layer2.0": 64, "layer2.1": 128}, "shortcut"),
     ],
 )
-def test_a_block_that_activates_first_is_the_formula(name: str, places: dict[str, int], shortcut: str) -> None:
+def test_a_block_that_activates_first_is_the_formula(name: str, paths: dict[str, int], shortcut: str) -> None:
     """x (or its projection) + conv(relu(BN(conv(a)))), a = relu(BN(x)), with both kinds of block."""
     torch.manual_seed(0)
     network = build(name, classes=10, channels=3).eval()
-    for place, inputs in places.items():
+    for place, inputs in paths.items():
         block: Any = network.get_submodule(place)
         x = torch.randn(2, inputs, 8, 8)
         a = block.bn1(x).relu()
@@ -155,7 +157,7 @@ def test_a_basic_block_is_the_formula() -> None:
         torch.testing.assert_close(block(x), (residual + block.shortcut(x)).relu())
 
 
-def test_wide_networks_start_as_he_says() -> None:
+def test_wide_networks_use_he_initialization() -> None:
     torch.manual_seed(0)
     network = build("wrn16-4", classes=10, channels=3)
     conv = network.get_parameter("block3.layer.0.conv1.weight")  # from 128 to 256 channels
@@ -171,7 +173,7 @@ def test_wide_networks_start_as_he_says() -> None:
         ("wrn33-10", "'wrn33-10': a WideResNet's depth is 6n"),
     ],
 )
-def test_an_unknown_network_names_the_way_out(name: str, message: str) -> None:
+def test_an_unknown_network_names_the_known_ones(name: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         build(name, classes=10, channels=3)
 
@@ -204,7 +206,7 @@ SCOPES = [(frozen, wanting), (evaluating, modes)]
 
 
 @pytest.mark.parametrize(("scope", "state"), SCOPES)
-def test_a_scope_switches_all_off_and_restores_each(
+def test_a_scope_switches_every_module_and_restores_each(
     scope: Callable[[nn.Module], object], state: Callable[[nn.Module], list[bool]]
 ) -> None:
     network = mixed()
@@ -214,12 +216,12 @@ def test_a_scope_switches_all_off_and_restores_each(
         assert not any(state(network))
         with scope(network):  # type: ignore[attr-defined]
             pass
-        assert not any(state(network)), "the inner scope found all off and must leave it so"
+        assert not any(state(network)), "the inner scope must restore what the outer one set"
     assert state(network) == before
 
 
 @pytest.mark.parametrize(("scope", "state"), SCOPES)
-def test_a_scope_restores_when_what_is_inside_fails(
+def test_a_scope_restores_after_an_exception(
     scope: Callable[[nn.Module], object], state: Callable[[nn.Module], list[bool]]
 ) -> None:
     network = mixed()
@@ -229,7 +231,7 @@ def test_a_scope_restores_when_what_is_inside_fails(
     assert state(network) == before
 
 
-def test_frozen_still_lets_the_pictures_have_a_gradient() -> None:
+def test_frozen_keeps_the_gradient_of_the_images() -> None:
     network, x = mixed().eval(), torch.rand(2, 3, requires_grad=True)
     with frozen(network):
         network(x).sum().backward()
@@ -237,7 +239,7 @@ def test_frozen_still_lets_the_pictures_have_a_gradient() -> None:
     assert all(parameter.grad is None for parameter in network.parameters())
 
 
-def test_weights_come_back_as_they_were(tmp_path: Path) -> None:
+def test_weights_are_read_as_they_were_written(tmp_path: Path) -> None:
     torch.manual_seed(0)
     source: Any = build("small", classes=10, channels=1)
     source.to(memory_format=torch.channels_last)
@@ -249,7 +251,7 @@ def test_weights_come_back_as_they_were(tmp_path: Path) -> None:
         assert torch.equal(copy.state_dict()[name], tensor), name
 
 
-def test_shared_weights_can_be_kept(tmp_path: Path) -> None:
+def test_shared_weights_can_be_saved(tmp_path: Path) -> None:
     tied = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
     tied[1].weight = tied[0].weight
     save_weights(tied, tmp_path / "tied.safetensors", {})
@@ -267,7 +269,7 @@ def test_shared_weights_can_be_kept(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_other_weights_are_refused_whole(other: nn.Module, message: str, tmp_path: Path) -> None:
+def test_weights_of_another_network_are_refused(other: nn.Module, message: str, tmp_path: Path) -> None:
     file = tmp_path / "target.safetensors"
     save_weights(nn.Sequential(nn.Linear(3, 2), nn.Linear(2, 2)), file, {})
     before = {name: tensor.clone() for name, tensor in other.state_dict().items()}

@@ -1,7 +1,7 @@
-"""Others measure the same, and our weights run in their hands: pyautoattack called directly, torchattacks, foolbox,
-and networks named and wired as RobustBench's are.
+"""Agreement with other libraries: pyautoattack called directly, torchattacks and foolbox give the same verdicts, and
+our weights load into networks with RobustBench's names and structure.
 
-On one small network that was trained here against FGSM: right on nearly every digit, broken on a part.
+All on one small network trained here against FGSM: correct on nearly every digit, broken by attacks on a part of them.
 """
 
 from __future__ import annotations
@@ -20,13 +20,14 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from dynat import data, models
-from dynat.attacks import examine
-from dynat.attacks.examine import batch_seed
+from dynat.attacks import evaluate
+from dynat.attacks.evaluation import batch_seed
 from dynat.attacks.first_order import pgd
-from dynat.config import Attack, Dataset
-from dynat.data import Pictures, to_pixels
-from dynat.models import load_weights, save_weights
-from dynat.report.statistics import wilson
+from dynat.checkpoints.weights import load_weights, save_weights
+from dynat.config import AttackConfig, DatasetConfig
+from dynat.data import LabeledImages, to_pixels
+from dynat.nn.normalize import normalized
+from dynat.results.statistics import wilson
 
 EPS, STEPS = 0.15, 10
 
@@ -34,7 +35,7 @@ EPS, STEPS = 0.15, 10
 @pytest.fixture(scope="module")
 def digits(tmp_path_factory: pytest.TempPathFactory) -> data.Dataset:
     folder = tmp_path_factory.mktemp("data")
-    return data.load(data.prepare(Dataset(name="digits", source="digits"), folder))
+    return data.load(data.prepare(DatasetConfig(name="digits", source="digits"), folder))
 
 
 @pytest.fixture(scope="module")
@@ -44,34 +45,34 @@ def network(digits: data.Dataset) -> nn.Module:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         net = models.build("small", classes=10, channels=1)
-    optimiser = torch.optim.Adam(net.parameters(), lr=0.01)
+    optimizer = torch.optim.Adam(net.parameters(), lr=0.01)
     for _ in range(4):
         for batch in torch.randperm(len(labels), generator=generator).split(100):
             start = (
                 pixels[batch] + EPS * (2 * torch.rand(pixels[batch].shape, generator=generator) - 1)
             ).requires_grad_()
-            (slope,) = torch.autograd.grad(functional.cross_entropy(net(start), labels[batch]), start)
-            found = pixels[batch] + (start.detach() + EPS * slope.sign() - pixels[batch]).clamp(-EPS, EPS)
-            optimiser.zero_grad()
-            functional.cross_entropy(net(found.clamp(0, 1)), labels[batch]).backward()  # type: ignore[no-untyped-call]
-            optimiser.step()
+            (gradient,) = torch.autograd.grad(functional.cross_entropy(net(start), labels[batch]), start)
+            adversarial = pixels[batch] + (start.detach() + EPS * gradient.sign() - pixels[batch]).clamp(-EPS, EPS)
+            optimizer.zero_grad()
+            functional.cross_entropy(net(adversarial.clamp(0, 1)), labels[batch]).backward()
+            optimizer.step()
     return net.eval().requires_grad_(False)
 
 
 @pytest.fixture(scope="module")
-def pictures(network: nn.Module, digits: data.Dataset) -> Pictures:
-    """Those that are classified correctly: the peers attack whatever they are given."""
+def image_set(network: nn.Module, digits: data.Dataset) -> LabeledImages:
+    """Correctly classified images only: the other libraries attack all images they are given."""
     test = digits.test.first(200)
     return test[(network(to_pixels(test.images)).argmax(1) == test.labels).nonzero()[:, 0]]
 
 
-def attack(kind: str, norm: str = "linf", eps: float = EPS, **fields: Any) -> Attack:
-    own = {"steps": STEPS, "step_size": eps / 4, "start": "none"} if kind == "pgd" else {}
-    return Attack.model_validate({"kind": kind, "norm": norm, "eps": eps, "batch": 1000, **own, **fields})
+def attack(kind: str, norm: str = "linf", eps: float = EPS, **fields: Any) -> AttackConfig:
+    defaults = {"steps": STEPS, "step_size": eps / 4, "start": "none"} if kind == "pgd" else {}
+    return AttackConfig.model_validate({"kind": kind, "norm": norm, "eps": eps, "batch": 1000, **defaults, **fields})
 
 
-def broken(network: nn.Module, found: Tensor, labels: Tensor) -> Tensor:
-    return network(found).argmax(1) != labels
+def is_misclassified(network: nn.Module, adversarial: Tensor, labels: Tensor) -> Tensor:
+    return network(adversarial).argmax(1) != labels
 
 
 # --- pyautoattack ---------------------------------------------------------------------------------------------
@@ -86,9 +87,9 @@ def broken(network: nn.Module, found: Tensor, labels: Tensor) -> Tensor:
     ],
 )
 def test_autoattack_as_published_gives_the_same_verdicts(
-    norm: str, eps: float, queries: int, network: nn.Module, pictures: Pictures, monkeypatch: pytest.MonkeyPatch
+    norm: str, eps: float, queries: int, network: nn.Module, image_set: LabeledImages, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Same checkpoint, pictures and seed: what it claims is what is found, but for claims that are not sound."""
+    """Same network, images and seed: the same verdicts, except for its claims that are not valid."""
     import pyautoattack
 
     published = pyautoattack.AutoAttack._set_version
@@ -98,22 +99,22 @@ def test_autoattack_as_published_gives_the_same_verdicts(
         self.square.n_queries = queries  # 5,000 as published; they are most of the time
 
     monkeypatch.setattr(pyautoattack.AutoAttack, "_set_version", with_queries)
-    few, auto = pictures.first(24), attack("autoattack", norm, eps)
-    exam = examine(network, few, auto)
+    few, auto = image_set.first(24), attack("autoattack", norm, eps)
+    evaluation = evaluate(network, few, auto)
     pixels = to_pixels(few.images)
     with torch.random.fork_rng():
         peer = pyautoattack.AutoAttack(
             network, norm={"linf": "Linf", "l2": "L2"}[norm], eps=eps, seed=batch_seed(auto, 0), version="standard"
         )
-        found = peer.run_standard_evaluation(pixels, few.labels, batch_size=len(few))[0]
-    offset = (found - pixels).flatten(1)
+        adversarial = peer.run_standard_evaluation(pixels, few.labels, batch_size=len(few))[0]
+    offset = (adversarial - pixels).flatten(1)
     distance = offset.abs().amax(1) if norm == "linf" else offset.norm(dim=1)
-    sound = (distance <= eps + 1e-6) & (found.flatten(1).amin(1) >= 0) & (found.flatten(1).amax(1) <= 1)
-    theirs = broken(network, found, few.labels) & sound
-    assert 4 <= int(theirs.sum()) <= 20, "some fall and some stand"
-    # A picture on the very boundary may fall on either side of it with the size of a batch.
-    differ = exam.columns["correct"] == theirs
-    assert (exam.columns["margin"][differ].abs() < 1e-4).all(), f"{int(differ.sum())} of {len(few)} differ"
+    valid = (distance <= eps + 1e-6) & (adversarial.flatten(1).amin(1) >= 0) & (adversarial.flatten(1).amax(1) <= 1)
+    theirs = is_misclassified(network, adversarial, few.labels) & valid
+    assert 4 <= int(theirs.sum()) <= 20, "some are broken, some are not"
+    # The prediction on an image at the decision boundary may depend on the size of the batch.
+    differ = evaluation.columns["correct"] == theirs
+    assert (evaluation.columns["margin"][differ].abs() < 1e-4).all(), f"{int(differ.sum())} of {len(few)} differ"
 
 
 # --- torchattacks and foolbox ---------------------------------------------------------------------------------
@@ -121,8 +122,10 @@ def test_autoattack_as_published_gives_the_same_verdicts(
 
 def by_torchattacks(network: nn.Module, pixels: Tensor, labels: Tensor, *, start: bool) -> Tensor:
     torchattacks = pytest.importorskip("torchattacks")
-    found: Tensor = torchattacks.PGD(network, eps=EPS, alpha=EPS / 4, steps=STEPS, random_start=start)(pixels, labels)
-    return found
+    adversarial: Tensor = torchattacks.PGD(network, eps=EPS, alpha=EPS / 4, steps=STEPS, random_start=start)(
+        pixels, labels
+    )
+    return adversarial
 
 
 def by_foolbox(network: nn.Module, pixels: Tensor, labels: Tensor, *, start: bool, l2: float | None = None) -> Tensor:
@@ -130,81 +133,83 @@ def by_foolbox(network: nn.Module, pixels: Tensor, labels: Tensor, *, start: boo
     kind = foolbox.attacks.LinfPGD if l2 is None else foolbox.attacks.L2ProjectedGradientDescentAttack
     eps = EPS if l2 is None else l2
     peer = kind(abs_stepsize=eps / 4, steps=STEPS, random_start=start)
-    # `run` gives what it found last; calling it would set back what did not succeed.
-    found: Tensor = peer.run(
+    # `run` returns the last iterate; calling the attack would reset images that it did not break.
+    adversarial: Tensor = peer.run(
         foolbox.PyTorchModel(network, bounds=(0, 1), device="cpu"),
         pixels,
         foolbox.criteria.Misclassification(labels),
         epsilon=eps,
     )
-    return found
+    return adversarial
 
 
 PEERS = {"torchattacks": by_torchattacks, "foolbox": by_foolbox}
 
 
 @pytest.mark.parametrize("peer", PEERS)
-def test_pgd_from_the_picture_is_theirs_step_by_step(peer: str, network: nn.Module, pictures: Pictures) -> None:
-    """Nothing is random, so a picture that never falls is led to the same place. One that falls we leave there, and
-    they walk on: what they end up breaking is broken here too."""
-    pixels, labels = to_pixels(pictures.images), pictures.labels
+def test_pgd_from_the_image_equals_theirs_step_by_step(peer: str, network: nn.Module, image_set: LabeledImages) -> None:
+    """Nothing is random, so an image that is never broken ends at the same point. We stop at a misclassified image and
+    they continue: images broken at their end are broken here too."""
+    pixels, labels = to_pixels(image_set.images), image_set.labels
     theirs = PEERS[peer](network, pixels, labels, start=False)
     ours = pgd(network, pixels, labels, attack("pgd"), seed=0)
-    fell = broken(network, ours, labels)
-    assert 0.1 < fell.float().mean() < 0.9
-    torch.testing.assert_close(ours[~fell], theirs[~fell], rtol=0, atol=1e-5)
-    assert not (broken(network, theirs, labels) & ~fell).any()
-    exam = examine(network, pictures, attack("pgd"))
-    assert torch.equal(exam.columns["correct"], ~fell)
-    assert int(fell.sum()) - int(broken(network, theirs, labels).sum()) <= 0.05 * len(fell), (
+    broken = is_misclassified(network, ours, labels)
+    assert 0.1 < broken.float().mean() < 0.9
+    torch.testing.assert_close(ours[~broken], theirs[~broken], rtol=0, atol=1e-5)
+    assert not (is_misclassified(network, theirs, labels) & ~broken).any()
+    evaluation = evaluate(network, image_set, attack("pgd"))
+    assert torch.equal(evaluation.columns["correct"], ~broken)
+    assert int(broken.sum()) - int(is_misclassified(network, theirs, labels).sum()) <= 0.05 * len(broken), (
         "a success is seldom undone"
     )
 
 
-def test_pgd_in_l2_is_foolboxs_step_by_step(network: nn.Module, pictures: Pictures) -> None:
-    pixels, labels = to_pixels(pictures.images), pictures.labels
+def test_pgd_in_l2_equals_foolboxs_step_by_step(network: nn.Module, image_set: LabeledImages) -> None:
+    pixels, labels = to_pixels(image_set.images), image_set.labels
     theirs = by_foolbox(network, pixels, labels, start=False, l2=0.5)
     ours = pgd(network, pixels, labels, attack("pgd", "l2", 0.5), seed=0)
-    fell = broken(network, ours, labels)
-    assert 0.1 < fell.float().mean() < 0.9
-    torch.testing.assert_close(ours[~fell], theirs[~fell], rtol=0, atol=1e-4)
-    assert not (broken(network, theirs, labels) & ~fell).any()
+    broken = is_misclassified(network, ours, labels)
+    assert 0.1 < broken.float().mean() < 0.9
+    torch.testing.assert_close(ours[~broken], theirs[~broken], rtol=0, atol=1e-4)
+    assert not (is_misclassified(network, theirs, labels) & ~broken).any()
 
 
 @pytest.mark.parametrize("peer", PEERS)
-def test_pgd_from_a_random_start_agrees_within_the_interval(peer: str, network: nn.Module, pictures: Pictures) -> None:
-    pixels, labels = to_pixels(pictures.images), pictures.labels
+def test_pgd_from_a_random_start_agrees_within_the_interval(
+    peer: str, network: nn.Module, image_set: LabeledImages
+) -> None:
+    pixels, labels = to_pixels(image_set.images), image_set.labels
     with torch.random.fork_rng():
         torch.manual_seed(1)
-        theirs = ~broken(network, PEERS[peer](network, pixels, labels, start=True), labels)
-    ours = examine(network, pictures, attack("pgd", start="uniform")).columns["correct"]
+        theirs = ~is_misclassified(network, PEERS[peer](network, pixels, labels, start=True), labels)
+    ours = evaluate(network, image_set, attack("pgd", start="uniform")).columns["correct"]
     low, high = wilson(int(ours.sum()), len(ours))
     assert low <= theirs.float().mean() <= high
-    assert (ours == theirs).float().mean() >= 0.95, "and it is the same pictures that fall"
+    assert (ours == theirs).float().mean() >= 0.95, "the same images are broken"
 
 
-def test_published_weights_say_the_same_in_their_hands(
+def test_published_weights_give_the_same_predictions_in_other_libraries(
     network: nn.Module, digits: data.Dataset, tmp_path: Path
 ) -> None:
     foolbox, torchattacks = pytest.importorskip("foolbox"), pytest.importorskip("torchattacks")
     save_weights(network, tmp_path / "target.safetensors", {})
-    again = models.build("small", classes=10, channels=1).eval()
-    load_weights(again, tmp_path / "target.safetensors")
+    loaded = models.build("small", classes=10, channels=1).eval()
+    load_weights(loaded, tmp_path / "target.safetensors")
     pixels, labels = to_pixels(digits.test.images), digits.test.labels
-    clean = examine(network, digits.test, attack("clean")).columns
-    theirs = foolbox.PyTorchModel(again, bounds=(0, 1), device="cpu")
+    clean = evaluate(network, digits.test, attack("clean")).columns
+    theirs = foolbox.PyTorchModel(loaded, bounds=(0, 1), device="cpu")
     assert torch.equal(theirs(pixels).argmax(1), clean["prediction"])
     assert foolbox.accuracy(theirs, pixels, labels) == pytest.approx(float(clean["correct"].float().mean()))
-    assert torch.equal(torchattacks.PGD(again).get_logits(pixels).argmax(1), clean["prediction"])
+    assert torch.equal(torchattacks.PGD(loaded).get_logits(pixels).argmax(1), clean["prediction"])
 
 
 # --- RobustBench ----------------------------------------------------------------------------------------------
-# Its package asks for much and is pinned to old versions, so it is no dependency. What its zoo builds for TRADES,
-# MART, LBGAT and the ResNet-18 entries is said again here, in other words; where it is installed, it is asked itself.
+# Its package has many dependencies pinned to old versions, so it is no dependency. The networks of its zoo for TRADES,
+# MART, LBGAT and ResNet-18 are restated here; where the package is installed, its own code is tested too.
 
 
 class Wide(nn.Module):
-    """A WideResNet under RobustBench's names: pre-activation, average over 8x8 at the end."""
+    """A WideResNet with RobustBench's names: pre-activation, average over 8x8 at the end."""
 
     def __init__(self, depth: int, width: int, classes: int) -> None:
         super().__init__()
@@ -235,7 +240,7 @@ class Wide(nn.Module):
 
 
 class Residual(nn.Module):
-    """The CIFAR ResNet-18 under its names: strides 1, 2, 2, 2, average over 4x4 at the end."""
+    """The CIFAR ResNet-18 with its names: strides 1, 2, 2, 2, average over 4x4 at the end."""
 
     def __init__(self, classes: int) -> None:
         super().__init__()
@@ -264,7 +269,7 @@ class Residual(nn.Module):
 
 
 def robustbench_file(name: str) -> Any:
-    """A module of its architectures, read by itself: the package as a whole asks for packages of other years."""
+    """A module of its architectures, imported alone: the whole package needs old versions of other packages."""
     package = importlib.util.find_spec("robustbench")
     if package is None or package.origin is None:
         pytest.skip("robustbench is not installed: uv pip install robustbench")
@@ -276,23 +281,23 @@ def robustbench_file(name: str) -> Any:
     return module
 
 
-def their_resnet(module: Any) -> nn.Module:
+def build_their_resnet(module: Any) -> nn.Module:
     net: nn.Module = module.ResNet(module.BasicBlock, [2, 2, 2, 2])
     return net
 
 
 THEIRS = {
-    "wrn10-2 as said again": ("wrn10-2", lambda: Wide(10, 2, 10)),
-    "resnet18 as said again": ("resnet18", lambda: Residual(10)),
+    "wrn10-2 restated": ("wrn10-2", lambda: Wide(10, 2, 10)),
+    "resnet18 restated": ("resnet18", lambda: Residual(10)),
     "wrn10-2 of the package": ("wrn10-2", lambda: robustbench_file("wide_resnet").WideResNet(depth=10, widen_factor=2)),
-    "resnet18 of the package": ("resnet18", lambda: their_resnet(robustbench_file("resnet"))),
+    "resnet18 of the package": ("resnet18", lambda: build_their_resnet(robustbench_file("resnet"))),
 }
 
 
 @pytest.mark.parametrize("case", THEIRS)
-@pytest.mark.parametrize("standard", [False, True], ids=["", "standardised"])
+@pytest.mark.parametrize("standard", [False, True], ids=["", "normalized"])
 def test_published_weights_load_into_robustbenchs_networks(case: str, standard: bool, tmp_path: Path) -> None:
-    """Every name, strictly, and the same logits; also behind the layer that it puts before a network."""
+    """Every name, strictly, and the same logits; also with its normalization layer in front."""
     name, build = THEIRS[case]
     theirs = build()
     with torch.random.fork_rng():
@@ -300,11 +305,11 @@ def test_published_weights_load_into_robustbenchs_networks(case: str, standard: 
         ours = models.build(name, classes=10, channels=3)
         pixels = torch.rand(4, 3, 32, 32)
         for _ in range(3):
-            ours(pixels)  # statistics of BatchNorm that are not those it starts with
+            ours(pixels)  # BatchNorm statistics other than the initial ones
     if standard:
         mean, std = (0.5, 0.4, 0.3), (0.25, 0.2, 0.15)
-        ours = models.normalised(ours, mean=mean, std=std)
-        theirs = behind_their_layer(theirs, mean, std, case)
+        ours = normalized(ours, mean=mean, std=std)
+        theirs = with_their_normalization(theirs, mean, std, case)
     save_weights(ours, tmp_path / "target.safetensors", {})
     from safetensors.torch import load_file
 
@@ -313,12 +318,15 @@ def test_published_weights_load_into_robustbenchs_networks(case: str, standard: 
         torch.testing.assert_close(ours.eval()(pixels), theirs.eval()(pixels), rtol=1e-4, atol=1e-4)
 
 
-def behind_their_layer(network: nn.Module, mean: Any, std: Any, case: str) -> nn.Module:
+def with_their_normalization(network: nn.Module, mean: Any, std: Any, case: str) -> nn.Module:
     if case.endswith("package"):
         whole: nn.Module = robustbench_file("utils_architectures").normalize_model(network, mean, std)
         return whole
 
     class Layer(nn.Module):
+        mean: Tensor
+        std: Tensor
+
         def __init__(self) -> None:
             super().__init__()
             self.register_buffer("mean", torch.full((1, 3, 1, 1), math.nan))
@@ -333,22 +341,22 @@ def behind_their_layer(network: nn.Module, mean: Any, std: Any, case: str) -> nn
     return both
 
 
-# --- the page that says how -----------------------------------------------------------------------------------
+# --- the documented examples ----------------------------------------------------------------------------------
 
 
-def test_the_page_on_other_hands_runs_as_printed(
-    network: nn.Module, pictures: Pictures, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_the_examples_of_the_documents_run_as_printed(
+    network: nn.Module, image_set: LabeledImages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import pyautoattack
 
     published = pyautoattack.AutoAttack._set_version
 
-    def quick(self: Any, version: str = "standard") -> None:
+    def with_apgd_only(self: Any, version: str = "standard") -> None:
         published(self, version)
         self.attacks_to_run = ["apgd-ce"]
 
-    monkeypatch.setattr(pyautoattack.AutoAttack, "_set_version", quick)
-    page = (Path(__file__).parents[1] / "docs" / "examine-a-checkpoint.md").read_text()
+    monkeypatch.setattr(pyautoattack.AutoAttack, "_set_version", with_apgd_only)
+    page = (Path(__file__).parents[1] / "docs" / "evaluate-a-checkpoint.md").read_text()
     blocks = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     assert [name for block in blocks for name in ("torchattacks", "foolbox", "AutoAttack") if f"import {name}" in block]
     save_weights(network, tmp_path / "target-seed0.safetensors", {})
@@ -356,12 +364,12 @@ def test_the_page_on_other_hands_runs_as_printed(
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "network", raising=False)
-    few = pictures.first(40)
-    said: dict[str, Any] = {"pictures": to_pixels(few.images), "labels": few.labels}
+    few = image_set.first(40)
+    namespace: dict[str, Any] = {"images": to_pixels(few.images), "labels": few.labels}
     shares: list[float] = []
-    said["print"] = lambda share: shares.append(float(share))
+    namespace["print"] = lambda share: shares.append(float(share))
     with torch.random.fork_rng():
         for block in blocks:
-            exec(block, said)
-    assert torch.equal(said["logits"].argmax(1), few.labels)
+            exec(block, namespace)
+    assert torch.equal(namespace["logits"].argmax(1), few.labels)
     assert len(shares) == 3 and all(0 < share < 1 for share in shares) and max(shares) - min(shares) < 0.1

@@ -1,14 +1,11 @@
-"""The DAG as a whole, in a copy of the project: what it makes, what it makes again, and what it does not."""
+"""The whole pipeline in a copy of the project: what it makes, what a change makes again, and how it resumes."""
 
 from __future__ import annotations
 
 import csv
 import json
-import os
 import re
-import shutil
 import subprocess
-import sys
 import time
 from collections import Counter
 from pathlib import Path
@@ -17,81 +14,22 @@ import psutil  # type: ignore[import-untyped]
 import pytest
 
 from tests import tiny
-
-ROOT = Path(__file__).parents[1]
-BIN = Path(sys.executable).parent
-
-Jobs = Counter[tuple[str, str]]
-
-
-class Project:
-    """A copy of what the pipeline is made of, the package too, so that nobody's edits disturb it."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    @classmethod
-    def made_in(cls, folder: Path) -> Project:
-        for part in ("workflow", "config", "dynat"):
-            shutil.copytree(ROOT / part, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
-        (folder / "config/presets/tiny.yaml").write_text(tiny.PRESET)
-        project = cls(folder)
-        project.params("preset: tiny\nbeta: 1.0\n")
-        return project
-
-    def copied_to(self, folder: Path) -> Project:
-        shutil.copytree(self.folder, folder)
-        return Project(folder)
-
-    def params(self, text: str) -> None:
-        (self.folder / "params.yaml").write_text(text)
-
-    @property
-    def environment(self) -> dict[str, str]:
-        return {**os.environ, "PYTHONPATH": str(self.folder), "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
-
-    def snakemake(self, *words: str) -> tuple[int, str]:
-        """Exit code and all that was said."""
-        done = subprocess.run(
-            [BIN / "snakemake", "--cores", "1", *words],
-            cwd=self.folder,
-            env=self.environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            check=False,
-        )
-        return done.returncode, done.stdout
-
-    def would_run(self, *words: str) -> Jobs:
-        """The jobs of a dry run, by rule and run."""
-        code, said = self.snakemake("-n", *words)
-        assert code == 0, said
-        found: Jobs = Counter()
-        for block in re.split(r"\n(?=(?:local)?rule )", said)[1:]:
-            rule = re.match(r"(?:local)?rule (\w+):", block)
-            run = re.search(r"wildcards: (?:.*, )?run=([^,\n]+)", block)
-            assert rule
-            found[rule[1], run[1] if run else ""] += 1
-        return found
-
-    def results(self, *parts: str) -> Path:
-        return self.folder.joinpath("results", "tiny", *parts)
+from tests.project import BIN, ROOT, Jobs, Project
 
 
 @pytest.fixture
 def fresh(tmp_path: Path) -> Project:
-    return Project.made_in(tmp_path / "project")
+    return Project.create(tmp_path / "project")
 
 
 # --- without running a job ------------------------------------------------------------------------------------
 
 
-def test_a_wrong_config_is_a_sentence_before_anything_runs(fresh: Project) -> None:
-    code, said = fresh.snakemake("-n", "all", "--config", "betta=6")
+def test_a_wrong_config_is_refused_before_any_job(fresh: Project) -> None:
+    code, output = fresh.snakemake("-n", "all", "--config", "betta=6")
     assert code != 0
-    assert "dynat: config: params.yaml: unknown key 'betta': did you mean 'beta'?" in said
-    assert "Traceback" not in said and "Exception" not in said
+    assert "dynat: config: params.yaml: unknown key 'betta': did you mean 'beta'?" in output
+    assert "Traceback" not in output and "Exception" not in output
 
 
 def test_the_jobs_of_the_shipped_preset(fresh: Project) -> None:
@@ -106,46 +44,58 @@ def test_the_jobs_of_the_shipped_preset(fresh: Project) -> None:
     for name, run in digits.runs.items():
         expected["training_with_guide" if run.guide else "training", name] = len(digits.seeds[name])
         expected["attack", name] = len(digits.attacks)
-        expected["probe", name] = expected["metrics", name] = 1
+        expected["sanity", name] = expected["metrics", name] = 1
     assert jobs == expected
 
 
-ODD = ["dynat", "dynat-kl", "dynat-kl.inner", "dynat_2", "d.nat", "a.t", "at", "seed0", "none", "1"]
+NAMES = ["dynat", "dynat-kl", "dynat-kl.inner", "dynat_2", "d.nat", "a.t", "at", "seed0", "none", "1"]
 
 
-def test_names_that_resemble_each_other_or_a_regular_expression(fresh: Project) -> None:
-    """A dot is no wildcard, and a name that begins with another's is not taken for it."""
-    rows = "".join(f'  "{name}": {{method: at, labels: "{"dynamic" if "d" in name else "true"}"}}\n' for name in ODD)
+def test_similar_names_and_names_like_regular_expressions(fresh: Project) -> None:
+    """A dot is no wildcard, and a name that starts with another one is not confused with it."""
+    rows = "".join(f'  "{name}": {{method: at, labels: "{"dynamic" if "d" in name else "true"}"}}\n' for name in NAMES)
     (fresh.folder / "config/presets/tiny.yaml").write_text(
         re.sub(r"runs:\n(  .*\n)+", f"runs:\n{rows}", tiny.PRESET).replace("seeds: [0]", "seeds: [0, 10]")
     )
     jobs = fresh.would_run("all")
-    for name in ODD:
+    for name in NAMES:
         rule, other = ("training_with_guide", "training") if "d" in name else ("training", "training_with_guide")
         assert (jobs[rule, name], jobs[other, name], jobs["attack", name], jobs["metrics", name]) == (2, 0, 2, 1), name
 
 
-def test_a_single_result_can_be_asked_for(fresh: Project) -> None:
+def test_a_single_result_can_be_requested(fresh: Project) -> None:
     jobs = fresh.would_run("results/tiny/dynat/seed7/guide.safetensors")
     assert jobs == {("data", ""): 1, ("training_with_guide", "dynat"): 1}
 
 
-def test_snakemakes_linter_finds_no_more_than_we_accept(fresh: Project) -> None:
+def test_a_checkpoint_is_imported_instead_of_trained(fresh: Project) -> None:
+    (fresh.folder / "theirs.pt").touch()
+    jobs = fresh.would_run("all", "--config", "checkpoints={theirs: {file: theirs.pt, arch: small}}", "select=[at]")
+    assert jobs["import_checkpoint", "theirs"] == jobs["training", "at"] == 1 and not jobs["training", "theirs"]
+    assert (jobs["attack", "theirs"], jobs["sanity", "theirs"], jobs["metrics", "theirs"]) == (2, 1, 1)
+
+
+def test_the_old_name_of_select_is_accepted_with_a_notice(fresh: Project) -> None:
+    code, output = fresh.snakemake("-n", "all", "--config", "methods=[at]")
+    assert code == 0 and "dynat: params.yaml: methods: is now select: (the old name still works)" in output
+
+
+def test_snakemakes_linter_has_only_accepted_complaints(fresh: Project) -> None:
     """The environment is one for all rules: requirements.lock."""
-    _, said = fresh.snakemake("--lint")
-    found = re.findall(r"^    \* (.*)$", said, re.MULTILINE)
-    assert set(found) <= {"Specify a conda environment or container for each rule.:"}, said
+    _, output = fresh.snakemake("--lint")
+    complaints = re.findall(r"^    \* (.*)$", output, re.MULTILINE)
+    assert set(complaints) <= {"Specify a conda environment or container for each rule.:"}, output
 
 
-# --- the whole of it ------------------------------------------------------------------------------------------
+# --- the whole pipeline ------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Project:
-    """Everything run once, in a folder with a space in its name. To be read only, or copied."""
-    project = Project.made_in(tmp_path_factory.mktemp("pipeline") / "my project")
-    code, said = project.snakemake("all")
-    assert code == 0, said
+    """The pipeline run once, in a folder with a space in its name. Tests read it or copy it."""
+    project = Project.create(tmp_path_factory.mktemp("pipeline") / "my project")
+    code, output = project.snakemake("all")
+    assert code == 0, output
     return project
 
 
@@ -155,7 +105,7 @@ def project(finished: Project, tmp_path: Path) -> Project:
 
 
 @pytest.mark.slow
-def test_everything_is_there(finished: Project) -> None:
+def test_every_result_is_made(finished: Project) -> None:
     for run, guided in (("at", False), ("dynat", True)):
         assert finished.results(run, "seed0", "target.safetensors").stat().st_size > 10_000
         assert finished.results(run, "seed0", "guide.safetensors").exists() == guided
@@ -167,8 +117,18 @@ def test_everything_is_there(finished: Project) -> None:
             assert metrics["attacks"][attack]["accuracy"] == pytest.approx(sum(right) / len(right))
     assert "<html" in finished.results("report.html").read_text()
     assert finished.results("tables", "main.tex").stat().st_size > 0
-    states = finished.folder / "runs"
-    assert [folder.name for folder in states.iterdir()] == ["exams"], "what is trained needs no state"
+    states = finished.folder / "state"
+    assert {folder.name for folder in states.iterdir()} == {"trainings", "evaluations"}
+    assert not list((states / "trainings").iterdir()), "a finished training needs no state"
+
+
+@pytest.mark.slow
+def test_the_report_of_snakemake_has_a_caption_for_every_table_and_figure(project: Project) -> None:
+    code, output = project.snakemake("--report", "snakemake-report.html")
+    assert code == 0, output
+    page = (project.folder / "snakemake-report.html").read_text()
+    for text in ("Clean and robust accuracy of every run", "Clean accuracy against robust accuracy", "Dynamic Label"):
+        assert text in page
 
 
 @pytest.mark.slow
@@ -183,9 +143,9 @@ def test_a_second_run_has_nothing_to_do_even_if_every_date_changed(project: Proj
 
 
 @pytest.mark.slow
-def test_what_a_change_makes_anew(project: Project) -> None:
+def test_a_change_runs_only_what_depends_on_it(project: Project) -> None:
     """Beta: the runs that read it. A method: its runs. The report's code: the report. A seed: itself."""
-    after_dynat = {("attack", "dynat"): 2, ("probe", "dynat"): 1, ("metrics", "dynat"): 1}
+    after_dynat = {("attack", "dynat"): 2, ("sanity", "dynat"): 1, ("metrics", "dynat"): 1}
     after_dynat |= dict.fromkeys([(rule, "") for rule in ("curves", "transfer", "accuracy", "report", "all")], 1)
     project.params("preset: tiny\nbeta: 2.5\n")
     assert project.would_run("all") == {("training_with_guide", "dynat"): 1, **after_dynat}
@@ -208,21 +168,21 @@ def test_what_a_change_makes_anew(project: Project) -> None:
     at = edited("methods/at.py")
     assert at["training", "at"] == at["training_with_guide", "dynat"] == 1 and not at["data", ""]
     more = project.would_run("all", "--config", "seeds=[0,1]")
-    assert more["training", "at"] == more["training_with_guide", "dynat"] == 1, "seed 0 is there"
+    assert more["training", "at"] == more["training_with_guide", "dynat"] == 1, "seed 0 exists"
 
 
 @pytest.mark.slow
-def test_a_seed_and_an_attack_that_were_dropped_leave_the_numbers(project: Project) -> None:
+def test_a_removed_seed_and_attack_no_longer_count(project: Project) -> None:
     """Their files stay on disk; no table may count them."""
     before = project.results("at", "metrics.json").read_text()
-    project.params("preset: tiny\nmethods: [at]\nseeds: [0, 1]\nattacks: {fgsm: {}}\n")
-    code, said = project.snakemake("all")
-    assert code == 0, said
+    project.params("preset: tiny\nselect: [at]\nseeds: [0, 1]\nattacks: {fgsm: {}}\n")
+    code, output = project.snakemake("all")
+    assert code == 0, output
     more = json.loads(project.results("at", "metrics.json").read_text())
     assert more["seeds"] == [0, 1] and set(more["attacks"]) == {"clean", "pgd-5", "fgsm"}
-    project.params("preset: tiny\nmethods: [at]\n")
-    code, said = project.snakemake("all")
-    assert code == 0, said
+    project.params("preset: tiny\nselect: [at]\n")
+    code, output = project.snakemake("all")
+    assert code == 0, output
     after = json.loads(project.results("at", "metrics.json").read_text())
     assert project.results("at", "outcomes", "fgsm.csv").exists() and project.results("at", "seed1").exists()
     assert after["seeds"] == [0] and set(after["attacks"]) == {"clean", "pgd-5"}
@@ -231,10 +191,10 @@ def test_a_seed_and_an_attack_that_were_dropped_leave_the_numbers(project: Proje
 
 
 @pytest.mark.slow
-def test_a_training_that_fails_shows_its_reason(project: Project) -> None:
-    code, said = project.snakemake("all", "--config", "training={schedule: {lr: 1.0e+30}}", "methods=[at]")
+def test_a_failed_training_shows_its_reason(project: Project) -> None:
+    code, output = project.snakemake("all", "--config", "training={schedule: {lr: 1.0e+30}}", "select=[at]")
     assert code != 0
-    assert "dynat: the loss is not finite in epoch" in said
+    assert "dynat: the loss became non-finite in epoch" in output
 
 
 # --- killed ---------------------------------------------------------------------------------------------------
@@ -243,13 +203,13 @@ def test_a_training_that_fails_shows_its_reason(project: Project) -> None:
 TARGET = "results/tiny/dynat/seed0/target.safetensors"
 
 
-def begin(project: Project) -> subprocess.Popen[bytes]:
-    output = (project.folder / "said.txt").open("wb")
+def start(project: Project) -> subprocess.Popen[bytes]:
+    log = (project.folder / "output.txt").open("wb")
     return subprocess.Popen(
         [BIN / "snakemake", "--cores", "1", TARGET],
         cwd=project.folder,
         env=project.environment,
-        stdout=output,
+        stdout=log,
         stderr=subprocess.STDOUT,
         start_new_session=True,
     )
@@ -260,14 +220,14 @@ def wait_for_epoch(project: Project, epoch: int, process: subprocess.Popen[bytes
     for _ in range(600):
         if log.exists() and f"epoch {epoch}/30" in log.read_text():
             return
-        assert process.poll() is None, (project.folder / "said.txt").read_text()
+        assert process.poll() is None, (project.folder / "output.txt").read_text()
         time.sleep(0.1)
-    raise AssertionError(f"epoch {epoch} never came")
+    raise AssertionError(f"epoch {epoch} was never reached")
 
 
 def trainings(process: subprocess.Popen[bytes]) -> list[psutil.Process]:
     return [
-        child for child in psutil.Process(process.pid).children(recursive=True) if {"dynat", "train"} <= words(child)
+        child for child in psutil.Process(process.pid).children(recursive=True) if {"dynat", "training"} <= words(child)
     ]
 
 
@@ -276,21 +236,21 @@ def words(process: psutil.Process) -> set[str]:
 
 
 @pytest.mark.slow
-def test_what_is_killed_goes_on_and_ends_with_the_same_bits(project: Project, tmp_path: Path) -> None:
+def test_a_killed_training_resumes_and_ends_with_the_same_bits(project: Project, tmp_path: Path) -> None:
     """First the training alone is killed (out of memory, say), then Snakemake and all its jobs (a power cut)."""
     project.params("preset: tiny\nbeta: 1.0\ntraining: {epochs: 30}\n")
     whole = project.copied_to(tmp_path / "whole")
     assert whole.snakemake(TARGET)[0] == 0
 
-    process = begin(project)
+    process = start(project)
     try:
         wait_for_epoch(project, 2, process)
         (training,) = [child for child in trainings(process) if "bash" not in words(child)]
         training.kill()
         assert process.wait(60) != 0
-        assert not (project.folder / TARGET).exists(), "the old result is gone, as the rule promises"
+        assert not (project.folder / TARGET).exists(), "Snakemake removes the outputs of a failed job"
 
-        process = begin(project)
+        process = start(project)
         wait_for_epoch(project, 6, process)
         family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
         for member in family:
@@ -302,11 +262,11 @@ def test_what_is_killed_goes_on_and_ends_with_the_same_bits(project: Project, tm
                 member.kill()
             process.wait(60)
 
-    code, said = project.snakemake(TARGET)
-    assert code != 0 and "unlock" in said, "a lock is left, and Snakemake says how to remove it"
+    code, output = project.snakemake(TARGET)
+    assert code != 0 and "unlock" in output, "a lock is left, and Snakemake says how to remove it"
     assert project.snakemake("--unlock")[0] == 0
-    code, said = project.snakemake(TARGET)
-    assert code == 0, said
+    code, output = project.snakemake(TARGET)
+    assert code == 0, output
     log = (project.folder / "logs/train/tiny/dynat-seed0.log").read_text()
-    assert "going on from runs/" in log and "epoch 2/30" not in log and "epoch 6/30" not in log
+    assert "resuming from state/" in log and "epoch 2/30" not in log and "epoch 6/30" not in log
     assert (project.folder / TARGET).read_bytes() == (whole.folder / TARGET).read_bytes()

@@ -20,20 +20,21 @@ CHECK_LOSS = """
 import torch
 from dynat import methods
 from dynat.config import load
-from dynat.methods import Found, Lesson
+from dynat.methods import AttackResult, StepInputs
 
 run = load({params!r}).runs["smooth-at"]
 method = methods.build(run, load({params!r}).threat)
 logits, labels = torch.load({tensors!r})
-lesson = Lesson(lambda pictures: logits, torch.rand(6, 1, 8, 8), labels, Found(torch.rand(6, 1, 8, 8)), None, 0.0)
-torch.save(method.loss(lesson)["ce"], {out!r})
+attack = AttackResult(torch.rand(6, 1, 8, 8))
+inputs = StepInputs(lambda images: logits, torch.rand(6, 1, 8, 8), labels, attack, None, 0.0)
+torch.save(method.loss(inputs)["ce"], {out!r})
 """
 
 
 def block(language: str) -> str:
-    found = re.search(rf"```{language}\n(.*?)```", PAGE.read_text(), re.DOTALL)
-    assert found, f"{PAGE} shows no {language}"
-    return found[1]
+    match = re.search(rf"```{language}\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    assert match, f"{PAGE} shows no {language}"
+    return match[1]
 
 
 def params() -> dict[str, object]:
@@ -66,22 +67,22 @@ def check(plugin: Path, *settings: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_the_config_accepts_it_with_true_and_dynamic_labels(plugin: Path) -> None:
-    said = check(plugin, "methods=[smooth-at,dynat-smooth-at]")
-    assert said.returncode == 0, said.stderr
-    assert "  smooth-at: smooth-at, true labels" in said.stdout
-    assert "  dynat-smooth-at: smooth-at, dynamic labels, target small, guide small" in said.stdout
+    done = check(plugin, "select=[smooth-at,dynat-smooth-at]")
+    assert done.returncode == 0, done.stderr
+    assert "  smooth-at: smooth-at, true labels" in done.stdout
+    assert "  dynat-smooth-at: smooth-at, dynamic labels, target small, guide small" in done.stdout
 
 
 def test_its_options_are_checked(plugin: Path) -> None:
-    said = check(plugin, "runs.smooth-at.options={smothing: 0.2}")
-    assert said.returncode == 2
-    assert "unknown key 'smothing': did you mean 'smoothing'" in said.stderr
+    done = check(plugin, "runs.smooth-at.options={smothing: 0.2}")
+    assert done.returncode == 2
+    assert "unknown key 'smothing': did you mean 'smoothing'" in done.stderr
 
 
-def test_a_module_that_is_not_found_is_named(plugin: Path) -> None:
-    said = check(plugin, "plugins=[smoth_at]")
-    assert said.returncode == 2
-    assert "plugins: module 'smoth_at' cannot be imported" in said.stderr
+def test_a_missing_module_is_named(plugin: Path) -> None:
+    done = check(plugin, "plugins=[smoth_at]")
+    assert done.returncode == 2
+    assert "plugins: module 'smoth_at' cannot be imported" in done.stderr
 
 
 def test_its_loss_is_the_formula_on_the_page(plugin: Path) -> None:
@@ -90,47 +91,47 @@ def test_its_loss_is_the_formula_on_the_page(plugin: Path) -> None:
     logits, labels = torch.randn(6, 10, generator=generator), torch.arange(6)
     torch.save((logits, labels), plugin / "tensors.pt")
     script = CHECK_LOSS.format(params=params(), tensors=str(plugin / "tensors.pt"), out=str(plugin / "loss.pt"))
-    said = run(plugin, "-c", script)
-    assert said.returncode == 0, said.stderr
-    wanted = 0.8 * one_hot(labels, 10) + 0.2 / 10
-    expected = -(wanted * logits.log_softmax(1)).sum(1)
+    done = run(plugin, "-c", script)
+    assert done.returncode == 0, done.stderr
+    target = 0.8 * one_hot(labels, 10) + 0.2 / 10
+    expected = -(target * logits.log_softmax(1)).sum(1)
     torch.testing.assert_close(torch.load(plugin / "loss.pt"), expected)
 
 
 def test_a_job_of_the_pipeline_finds_it(plugin: Path) -> None:
-    """A rule hands a job its resolved config alone; that has to say which plug-ins to import."""
+    """A rule passes only the resolved config to a job, so it must name the plug-ins to import."""
     written = run(
         plugin,
         "-c",
         f"from dynat.config import load; print(load({params()!r}).training('smooth-at').model_dump_json())",
     )
     assert written.returncode == 0, written.stderr
-    job = run(plugin, "-m", "dynat", "train", "--spec", written.stdout, "--data", str(plugin / "nothing"))
+    job = run(plugin, "-m", "dynat", "job", "training", "--spec", written.stdout, "--data", str(plugin / "nothing"))
     assert "unknown method" not in job.stderr
-    assert "nothing" in job.stderr, "the job should get as far as missing its pictures"
+    assert "nothing" in job.stderr, "the job should get as far as missing its images"
 
 
-def test_an_attack_of_ones_own_is_examined_as_printed(tmp_path: Path) -> None:
+def test_the_attack_of_the_page_is_run_as_printed(tmp_path: Path) -> None:
     blocks = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
     (tmp_path / "corners.py").write_text(next(text for text in blocks if "ATTACKS" in text))
-    told = """
+    script = """
 import torch
 from dynat import models
-from dynat.attacks import examine
+from dynat.attacks import evaluate
 from dynat.config import load
 from tests import tiny
 
 plan = load({"plugins": ["corners"], "attacks": {"corners": {"steps": 7}}, "runs": {"at": {"target": "mine"}}})
 attack = plan.attacks["corners"].model_copy(update={"batch": 16})
-exam = examine(models.build("mine", classes=5, channels=1).eval(), tiny.dataset().test, attack)
-assert plan.attacks["corners"].steps == 7 and exam.refuted_claims == 0
-print(int(exam.columns["correct"].sum()), len(exam.columns["correct"]))
+evaluation = evaluate(models.build("mine", classes=5, channels=1).eval(), tiny.dataset().test, attack)
+assert plan.attacks["corners"].steps == 7 and evaluation.rejected_examples == 0
+print(int(evaluation.columns["correct"].sum()), len(evaluation.columns["correct"]))
 """
     network = """
-from dynat.config import names
+from dynat.config import registry
 from dynat.models.small import small
 
-names.NETWORKS["mine"] = "corners:build"
+registry.NETWORKS["mine"] = "corners:build"
 
 
 def build(classes, channels):
@@ -139,7 +140,7 @@ def build(classes, channels):
     with (tmp_path / "corners.py").open("a") as file:
         file.write(network)
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])}
-    done = subprocess.run([sys.executable, "-c", told], cwd=ROOT, env=environment, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    stands, shown = map(int, done.stdout.split())
-    assert 0 <= stands < shown
+    correct, total = map(int, done.stdout.split())
+    assert 0 <= correct < total

@@ -1,6 +1,6 @@
-"""The CIFAR presets say what the sources say: every number here was written down from those, not from the presets.
+"""The CIFAR presets agree with their sources: the numbers here were copied from those, not from the presets.
 
-Epochs are finished ones: what a source that counts from one does in its epoch 75 happens after 74.
+Epochs are finished epochs: epoch 75 of a source that counts from one begins after 74.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from dynat.training.schedule import learning_rate
 
 @dataclass(frozen=True)
 class Recipe:
-    """A source's recipe; what is not said is TRADES', which most of them use."""
+    """A source's recipe; what it does not state is TRADES', which most of them use."""
 
     rates: dict[int, float]
     """The learning rate from the epoch after so many finished ones on."""
@@ -36,7 +36,7 @@ MART_18 = {0: 0.01, 74: 0.001, 89: 1e-4, 99: 1e-5}
 MAIL_18 = {0: 0.01, 75: 0.001, 90: 1e-4, 100: 1e-5}
 MAIL_AT = {"slope": 10, "bias": -0.5, "burn_in": 76 / 120}
 MAIL_TRADES = {"slope": 2, "bias": 0, "burn_in": 76 / 120}
-EIGHT = {"eps": 8 / 255, "step": 2 / 255}
+EIGHT: dict[str, Any] = {"eps": 8 / 255, "step": 2 / 255}
 
 RESNET_18: dict[str, Recipe] = {
     "natural": Recipe(DYNAT),
@@ -56,12 +56,12 @@ RESNET_18: dict[str, Recipe] = {
     "dynat": Recipe(DYNAT),
     "dynat-kl6": Recipe(DYNAT, consistency=6),
     "dynat-awp-released": Recipe(DYNAT, consistency=5, awp=(0.005, 0.09, "trades")),
-    "at-awp": Recipe(DYNAT, start="uniform", awp=(0.01, 0, "own")),
+    "at-awp": Recipe(DYNAT, start="uniform", awp=(0.01, 0, "method")),
     "at-awp-200": Recipe(
-        {0: 0.1, 100: 0.01, 150: 0.001}, epochs=200, decay=5e-4, start="uniform", awp=(0.01, 0, "own"), **EIGHT
+        {0: 0.1, 100: 0.01, 150: 0.001}, epochs=200, decay=5e-4, start="uniform", awp=(0.01, 0, "method"), **EIGHT
     ),
     "trades-awp-200": Recipe(
-        {0: 0.1, 99: 0.01, 149: 0.001}, epochs=200, decay=5e-4, consistency=6, awp=(0.005, 0.045, "own"), **EIGHT
+        {0: 0.1, 99: 0.01, 149: 0.001}, epochs=200, decay=5e-4, consistency=6, awp=(0.005, 0.045, "method"), **EIGHT
     ),
     "trades-76": Recipe({0: 0.1, 74: 0.01}, epochs=76, consistency=6),
 }
@@ -94,18 +94,18 @@ def test_a_run_of_the_presets_is_what_its_source_says(preset: str, name: str, re
         rate = recipe.rates.get(epoch, rate)
         expected.append(rate)
     assert run.epochs == recipe.epochs
-    found = [learning_rate(run.schedule, epochs=run.epochs, progress=epoch) for epoch in range(run.epochs)]
-    assert found == pytest.approx(expected)
-    assert (run.optimiser.momentum, run.optimiser.weight_decay) == (0.9, recipe.decay)
-    assert (run.batch, run.inner.steps, run.inner.objective) == (128, 10, "kl" if "released" in name else "own")
+    rates = [learning_rate(run.schedule, epochs=run.epochs, progress=epoch) for epoch in range(run.epochs)]
+    assert rates == pytest.approx(expected)
+    assert (run.optimizer.momentum, run.optimizer.weight_decay) == (0.9, recipe.decay)
+    assert (run.batch, run.inner.steps, run.inner.objective) == (128, 10, "kl" if "released" in name else "method")
     assert (run.inner.eps, run.inner.step_size, run.inner.start) == pytest.approx(
         (recipe.eps, recipe.step, recipe.start)
     )
     assert (run.augmentation.padding, run.augmentation.flip) == (4, True)
     assert run.consistency == recipe.consistency
     assert run.options == pytest.approx(recipe.options)
-    found_awp = None if run.awp is None else (run.awp.gamma, run.awp.warm_up, run.awp.proxy)
-    assert found_awp == recipe.awp
+    awp = None if run.awp is None else (run.awp.gamma, run.awp.warm_up, run.awp.proxy)
+    assert awp == recipe.awp
 
 
 def test_the_balances_of_dynat() -> None:
@@ -127,14 +127,15 @@ def test_the_balances_of_dynat() -> None:
 @pytest.mark.parametrize("preset", ["cifar10-resnet18", "cifar10-wrn34-10", "cifar100-resnet18", "cifar100-wrn34-10"])
 def test_the_attacks_of_the_presets(preset: str) -> None:
     plan = load({"preset": preset})
-    assert (plan.threat.norm, plan.threat.eps) == ("linf", pytest.approx(8 / 255))
-    found = {
-        name: (attack.kind, attack.steps, attack.eps, attack.pictures, attack.weights)
+    assert plan.threat.norm == "linf"
+    assert plan.threat.eps == pytest.approx(8 / 255)
+    attacks = {
+        name: (attack.kind, attack.steps, attack.eps, attack.images, attack.weights)
         for name, attack in plan.attacks.items()
         if name != "fgsm"
     }
     eps = pytest.approx(8 / 255)
-    assert found == {
+    assert attacks == {
         "clean": ("clean", None, eps, None, "best"),
         "pgd-20": ("pgd", 20, eps, None, "best"),
         "pgd-100": ("pgd", 100, eps, None, "best"),

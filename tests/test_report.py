@@ -2,31 +2,49 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pandas as pd
 import pytest
 
 from dynat.config import Experiment
-from dynat.report import comparisons, figures, latex, page, read_metrics, tables, words, write_metrics, write_report
-from dynat.report.comparisons import Comparison
-from dynat.report.drawing import colours, spread
-from tests.fabricated import ATTACK, experiment, fabricate, read_json, verdicts, write_config
+from dynat.report import (
+    comparisons,
+    figures,
+    formatting,
+    latex,
+    page,
+    read_all_metrics,
+    tables,
+    write_report,
+)
+from dynat.report.comparisons import WORST, Comparison
+from dynat.report.figure_list import FIGURES, FORMATS, figures_of
+from dynat.report.plotting import colors, spread
+from dynat.results.metrics import read_metrics, write_metrics
+from dynat.results.paths import ExperimentFiles
+from dynat.results.records import Interval
+from dynat.runtime.errors import UserError
+from tests.fake_results import ATTACK, experiment, verdicts, write_fake_results, write_outcome, write_training
 
 
-def reported(results: Path, plan: Experiment, **options: Any) -> Path:
-    fabricate(results, plan, **options)
-    for run in plan.runs:
-        write_metrics(results / run)
-    write_report(results, plan)
-    return results
+def reported(folder: Path, plan: Experiment, **options: Any) -> ExperimentFiles:
+    files = write_fake_results(ExperimentFiles(folder), plan, **options)
+    for run in plan.rows:
+        write_metrics(files.run(run).folder)
+    write_report(files, plan)
+    return files
+
+
+def copy_of(files: ExperimentFiles, tmp_path: Path) -> ExperimentFiles:
+    return ExperimentFiles(shutil.copytree(files.folder, tmp_path / "small"))
 
 
 @pytest.fixture(scope="module")
@@ -35,43 +53,47 @@ def plan(tmp_path_factory: pytest.TempPathFactory) -> Experiment:
 
 
 @pytest.fixture(scope="module")
-def results(tmp_path_factory: pytest.TempPathFactory, plan: Experiment) -> Path:
+def results(tmp_path_factory: pytest.TempPathFactory, plan: Experiment) -> ExperimentFiles:
     """Six runs, some with two seeds, some with one, reported; only to be read."""
     return reported(tmp_path_factory.mktemp("results") / "small", plan)
 
 
-def test_training_is_summarised_per_seed(results: Path) -> None:
-    training = read_json(results / "dynat" / "metrics.json")["training"]
-    assert list(training) == ["0", "1"]
-    assert (training["0"]["epochs"], training["0"]["best_epoch"]) == (20, 18)
-    assert 0.95 < training["0"]["final_label_accuracy"] < 1
-    assert read_json(results / "at" / "metrics.json")["training"]["0"]["final_label_accuracy"] is None
+def test_training_is_summarized_per_seed(results: ExperimentFiles) -> None:
+    training = read_metrics(results.run("dynat")).training
+    assert list(training) == [0, 1]
+    assert (training[0].epochs, training[0].best_epoch) == (20, 18)
+    assert training[0].final_label_accuracy is not None and 0.95 < training[0].final_label_accuracy < 1
+    assert read_metrics(results.run("at")).training[0].final_label_accuracy is None
 
 
 # What is refused
 
 
-def test_a_report_names_the_metrics_that_are_missing(tmp_path: Path, results: Path, plan: Experiment) -> None:
-    copy = shutil.copytree(results, tmp_path / "small")
-    (copy / "trades" / "metrics.json").unlink()
-    with pytest.raises(ValueError, match=r"trades/metrics\.json: no such file; make it with: snakemake --cores all"):
+def test_a_report_names_the_metrics_that_are_missing(
+    tmp_path: Path, results: ExperimentFiles, plan: Experiment
+) -> None:
+    copy = copy_of(results, tmp_path)
+    copy.run("trades").metrics.unlink()
+    with pytest.raises(UserError, match=r"trades/metrics\.json: no such file; make it with: snakemake --cores all"):
         write_report(copy, plan)
 
 
-def test_a_report_refuses_metrics_without_one_of_its_attacks(results: Path, plan: Experiment, tmp_path: Path) -> None:
-    copy = shutil.copytree(results, tmp_path / "small")
-    write_metrics(copy / "at", ["clean", "autoattack"])
-    with pytest.raises(ValueError, match=r"at/metrics\.json: knows nothing of attack 'fgsm'"):
-        read_metrics(copy, plan)
-    (copy / "at" / "outcomes" / "fgsm.csv").unlink()
-    with pytest.raises(ValueError, match=r"at/outcomes/fgsm\.csv: no such file; make it with"):
-        read_metrics(copy, plan)
+def test_a_report_refuses_metrics_without_one_of_its_attacks(
+    results: ExperimentFiles, plan: Experiment, tmp_path: Path
+) -> None:
+    copy = copy_of(results, tmp_path)
+    write_metrics(copy.run("at").folder, ["clean", "autoattack"])
+    with pytest.raises(UserError, match=r"at/metrics\.json: has no attack 'fgsm'"):
+        read_all_metrics(copy, plan)
+    copy.run("at").outcome("fgsm").unlink()
+    with pytest.raises(UserError, match=r"at/outcomes/fgsm\.csv: no such file; make it with"):
+        read_all_metrics(copy, plan)
 
 
-def test_a_report_refuses_a_worst_case_over_attacks_it_does_not_name(results: Path, tmp_path: Path) -> None:
-    fewer = experiment(tmp_path, attacks={"clean": {}, "autoattack": {"pictures": 100}})
-    with pytest.raises(ValueError, match=r"worst case counts 'fgsm', an attack that the experiment does not name"):
-        read_metrics(results, fewer)
+def test_a_report_refuses_a_worst_case_over_attacks_it_does_not_name(results: ExperimentFiles, tmp_path: Path) -> None:
+    fewer = experiment(tmp_path, attacks={"clean": {}, "autoattack": {"images": 100}})
+    with pytest.raises(UserError, match=r"worst case counts 'fgsm', an attack that the experiment does not name"):
+        read_all_metrics(results, fewer)
 
 
 # Bold and daggers
@@ -86,13 +108,14 @@ def contest(tmp_path: Path, **by_run: dict[int, str]) -> tuple[tables.Table, lis
         attacks={"pgd-20": {}},
         headline="pgd-20",
     )
-    results = tmp_path / "results"
+    results = ExperimentFiles(tmp_path / "results")
     for name, seeds in by_run.items():
+        run = results.run(name)
         for seed in seeds:
-            write_config(results / name / f"seed{seed}")
-        verdicts(results / name, "pgd-20", seeds, ATTACK)
-        write_metrics(results / name)
-    metrics = read_metrics(results, plan)
+            write_training(run.seed(seed))
+        verdicts(run, "pgd-20", seeds, ATTACK)
+        write_metrics(run.folder)
+    metrics = read_all_metrics(results, plan)
     compared = comparisons.compare(results, metrics, tables.columns(plan, metrics))
     return tables.build(plan, metrics, compared), compared
 
@@ -101,13 +124,13 @@ def marks(table: tables.Table) -> dict[str, tuple[bool, str]]:
     return {row.run: (cell.best, cell.mark) for row, _, cell in table.cells()}
 
 
-def test_a_run_that_wins_on_many_pictures_is_told_apart(tmp_path: Path) -> None:
+def test_a_run_that_is_better_on_many_images_is_distinguished(tmp_path: Path) -> None:
     table, _ = contest(tmp_path, a={0: "1" * 40}, b={0: "1" * 20 + "0" * 20}, c={0: "1" * 39 + "0"})
     assert marks(table) == {"a": (True, ""), "b": (False, ""), "c": (False, "†")}
 
 
 def test_the_correction_is_for_all_pairs_of_the_column(tmp_path: Path) -> None:
-    """Six discordant pictures alone are p = 0.03; beside another comparison they are no longer enough."""
+    """Six discordant images alone are p = 0.03; beside another comparison they are no longer enough."""
     better, worse = {0: "1" * 6 + "10"}, {0: "0" * 6 + "10"}
     alone, _ = contest(tmp_path / "alone", a=better, b=worse)
     assert marks(alone)["b"] == (False, "")
@@ -115,25 +138,25 @@ def test_the_correction_is_for_all_pairs_of_the_column(tmp_path: Path) -> None:
     assert marks(beside)["b"] == marks(beside)["c"] == (False, "†")
     assert [c.p for c in compared] == [pytest.approx(2 / 64)] * 2
     assert [c.p_corrected for c in compared] == [pytest.approx(3 * 2 / 64)] * 2, (
-        "b against c might have been tested too"
+        "b against c could have been compared too"
     )
 
 
-def test_the_best_that_loses_on_the_common_seeds_proves_nothing(tmp_path: Path) -> None:
-    """Over all its seeds `a` is best; on the one that both have, `b` is right on many more pictures."""
+def test_a_best_run_that_loses_on_the_common_seeds_is_not_distinguished(tmp_path: Path) -> None:
+    """Over all its seeds `a` is best; on the one that both have, `b` is correct on many more images."""
     table, compared = contest(tmp_path, a={0: "0" * 30 + "1" * 10, 1: "1" * 40}, b={0: "1" * 24 + "0" * 16})
     assert compared[0].distinguishable and compared[0].only_run == 24
     assert marks(table) == {"a": (True, ""), "b": (False, "†")}
 
 
-def test_ties_are_all_bold_and_need_no_dagger(tmp_path: Path) -> None:
+def test_tied_runs_are_all_bold_without_dagger(tmp_path: Path) -> None:
     table, _ = contest(tmp_path, a={0: "1100"}, b={0: "0011"}, c={0: "1000"})
     assert marks(table) == {"a": (True, ""), "b": (True, ""), "c": (False, "†")}
 
 
-def test_pairs_are_over_common_seeds(tmp_path: Path) -> None:
+def test_runs_are_compared_over_their_common_seeds(tmp_path: Path) -> None:
     table, compared = contest(tmp_path, a={0: "1111", 1: "1111"}, b={1: "1000", 2: "0000"}, c={5: "0000"})
-    assert [(c.run, c.seeds, c.pictures, c.only_best) for c in compared] == [("b", (1,), 4, 3), ("c", (), 0, 0)]
+    assert [(c.run, c.seeds, c.images, c.only_best) for c in compared] == [("b", (1,), 4, 3), ("c", (), 0, 0)]
     assert marks(table)["c"] == (False, "‡")
     assert tables.notes(table)[1].startswith("‡ no seed in common")
 
@@ -148,41 +171,41 @@ def test_a_single_run_is_compared_with_nothing(tmp_path: Path) -> None:
 # Tables
 
 
-def test_csv_holds_every_number_of_the_metrics(results: Path, plan: Experiment) -> None:
-    frame = pd.read_csv(results / "tables" / "main.csv")
+def test_csv_holds_every_number_of_the_metrics(results: ExperimentFiles, plan: Experiment) -> None:
+    frame = pd.read_csv(results.table("main", "csv"))
     assert list(frame["run"].unique()) == list(plan.runs)
-    assert list(frame["attack"].unique()) == [*plan.attacks, "worst"]
+    assert list(frame["attack"].unique()) == [*plan.attacks, WORST]
     for row in frame.to_dict("records"):
-        cell = comparisons.column_metrics(read_json(results / row["run"] / "metrics.json"), row["attack"])
+        cell = comparisons.column_metrics(read_metrics(results.run(str(row["run"]))), str(row["attack"]))
         assert cell is not None
         for name in ("accuracy", "low", "high", "mean", "n"):
-            assert row[name] == pytest.approx(cell[name], abs=0)
-        assert str(row["seeds"]) == " ".join(map(str, cell["seeds"]))
+            assert row[name] == pytest.approx(getattr(cell, name), abs=0)
+        assert str(row["seeds"]) == " ".join(map(str, cell.seeds))
 
 
-def test_markdown_shows_spread_or_interval_and_says_n(results: Path) -> None:
-    text = (results / "tables" / "main.md").read_text()
+def test_markdown_shows_spread_or_interval_and_n(results: ExperimentFiles) -> None:
+    text = results.table("main", "md").read_text()
     rows = {line.split("`")[1]: line for line in text.splitlines() if line.startswith("| `")}
     assert len(rows) == 6
     assert " ± " in rows["at"]
     assert "<sub>[" not in rows["at"]
     assert "<sub>[" in rows["natural"]
     assert "AutoAttack<br><sub>n = 100</sub>" in text
-    assert "n = 200 test pictures unless the column says otherwise, 1 to 2 seeds per run" in text
+    assert "n = 200 test images unless the column says otherwise, 1 to 2 seeds per run" in text
     assert "ε = 0.15" in text
     assert len({line.count("|") for line in text.splitlines() if line.startswith("|")}) == 1
 
 
-def test_ablations_keep_the_notes_of_their_columns(results: Path) -> None:
-    text = (results / "tables" / "ablations.md").read_text()
+def test_ablations_keep_the_notes_of_their_columns(results: ExperimentFiles) -> None:
+    text = results.table("ablations", "md").read_text()
     heading = text.splitlines()[0]
     assert heading == "| Run | Changed | Clean | FGSM | PGD-20 | AutoAttack<br><sub>n = 100</sub> |"
-    assert "n = 200 test pictures unless the column says otherwise, 1 to 2 seeds per run" in text
+    assert "n = 200 test images unless the column says otherwise, 1 to 2 seeds per run" in text
     assert "with one seed it is no verdict on the change itself" in text
 
 
-def test_tex_is_whole_and_plain(results: Path) -> None:
-    text = (results / "tables" / "main.tex").read_text()
+def test_tex_is_complete_and_ascii(results: ExperimentFiles) -> None:
+    text = results.table("main", "tex").read_text()
     assert text.isascii()
     assert text.count("{") == text.count("}")
     assert {line.count("&") for line in text.splitlines() if line.endswith(r"\\")} == {6}
@@ -195,7 +218,7 @@ def test_tex_escapes_everything_special() -> None:
     assert latex.tex("a\\b †") == r"a\textbackslash{}b $^{\dagger}$"
 
 
-def test_columns_say_what_sets_them_apart(tmp_path: Path) -> None:
+def test_columns_note_how_they_differ_from_the_caption(tmp_path: Path) -> None:
     attacks = {
         "clean": {},
         "pgd-20": {},
@@ -205,80 +228,133 @@ def test_columns_say_what_sets_them_apart(tmp_path: Path) -> None:
     plan = experiment(tmp_path, attacks=attacks, headline="pgd-20", runs={"at": {"method": "at"}})
     table = build(reported(tmp_path / "results", plan), plan)
     assert {c.name: c.note for c in table.columns} == {
-        "clean": "", "pgd-20": "", "pgd-last": "last epoch", "far": "L∞, ε = 0.3", "worst": "",
+        "clean": "", "pgd-20": "", "pgd-last": "last epoch", "far": "L∞, ε = 0.3", WORST: "",
     }  # fmt: skip
 
 
-def build(results: Path, plan: Experiment) -> tables.Table:
-    metrics = read_metrics(results, plan)
+def build(results: ExperimentFiles, plan: Experiment) -> tables.Table:
+    metrics = read_all_metrics(results, plan)
     return tables.build(plan, metrics, comparisons.compare(results, metrics, tables.columns(plan, metrics)))
 
 
 @pytest.mark.parametrize(("n", "text"), [(9_999, "12.3"), (10_000, "12.35")])
-def test_percentages_show_what_n_can_tell(n: int, text: str) -> None:
-    assert words.percent(0.123456, n) == text
+def test_percentages_have_as_many_digits_as_n_allows(n: int, text: str) -> None:
+    assert formatting.percent(0.123456, n) == text
 
 
 @pytest.mark.parametrize(
     ("seconds", "text"),
     [(4.25, "4.2 s"), (59.97, "1 min 00 s"), (3599.7, "1 h 00 min"), (245, "4 min 05 s"), (7_400, "2 h 03 min")],
 )
-def test_durations_read_well(seconds: float, text: str) -> None:
-    assert words.duration(seconds) == text
+def test_durations_are_written_in_suitable_units(seconds: float, text: str) -> None:
+    assert formatting.duration(seconds) == text
 
 
 # Figures
 
 
-def test_every_figure_is_there_twice_and_the_svg_parses(results: Path) -> None:
-    for name in figures.NAMES:
-        assert (results / "figures" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
-        text = (results / "figures" / f"{name}.svg").read_text()
+def test_every_figure_is_written_as_svg_and_png(results: ExperimentFiles, plan: Experiment) -> None:
+    chosen = figures_of(plan)
+    assert chosen == [name for name in FIGURES if name != "pairs"], "at starts elsewhere than dynat"
+    for name in chosen:
+        assert results.figure(name, "png").read_bytes().startswith(b"\x89PNG")
+        text = results.figure(name, "svg").read_text()
         ElementTree.fromstring(text)
         assert "<metadata" not in text
         assert "DOCTYPE" not in text
 
 
-def test_everything_is_the_same_bytes_twice(results: Path, plan: Experiment, tmp_path: Path) -> None:
-    copy = shutil.copytree(results, tmp_path / "small")
-    shutil.rmtree(copy / "figures")
+def test_a_report_is_the_same_bytes_twice(results: ExperimentFiles, plan: Experiment, tmp_path: Path) -> None:
+    copy = copy_of(results, tmp_path)
+    shutil.rmtree(copy.figure("epochs", "svg").parent)
     write_report(copy, plan)
-    made = [f"figures/{name}.{ending}" for name in figures.NAMES for ending in ("svg", "png")]
-    for name in [*made, "report.html", "tables/main.csv", "tables/main.md", "tables/main.tex"]:
-        assert (copy / name).read_bytes() == (results / name).read_bytes(), name
+
+    def contents(files: ExperimentFiles) -> list[bytes]:
+        drawn = [files.figure(name, ending) for name in figures_of(plan) for ending in FORMATS]
+        written = [files.report, *(files.table("main", ending) for ending in ("csv", "md", "tex"))]
+        return [file.read_bytes() for file in (*drawn, *written)]
+
+    assert contents(copy) == contents(results)
 
 
-def test_two_runs_without_a_guide_and_a_hundred_classes(tmp_path: Path) -> None:
+def files_of_figures(files: ExperimentFiles) -> set[str]:
+    return {file.name for file in files.figure("epochs", "svg").parent.iterdir()}
+
+
+def test_figures_without_data_are_left_out(tmp_path: Path) -> None:
     runs = {"at": {"method": "at", "seeds": [0]}, "trades": {"method": "trades", "consistency": 6.0, "seeds": [3]}}
     plan = experiment(tmp_path, runs=runs)
-    folder = reported(tmp_path / "results", plan, pictures=300, classes=100)
-    text = (folder / "report.html").read_text()
-    assert "No run has a guide." in text
-    assert "No run with dynamic labels has kept a picture" in text
+    files = reported(tmp_path / "results", plan, images=300, classes=100)
+    assert not {"labels", "pairs"} & set(figures_of(plan))
+    assert files_of_figures(files) == {f"{name}.{ending}" for name in figures_of(plan) for ending in FORMATS}
+    text = files.report.read_text()
+    assert text.count("<figure>") == len(figures_of(plan))
     assert "A dot per class" in text
-    assert "could not be tested against it" in text
+    assert "could not be compared with it" in text
 
 
 def test_a_single_run_under_clean_alone(tmp_path: Path) -> None:
     plan = experiment(tmp_path, runs={"at": {"method": "at"}}, attacks={"clean": {}}, headline="clean")
-    text = (reported(tmp_path / "results", plan) / "report.html").read_text()
-    assert "On clean pictures, <code>at</code> is right on" in text
-    assert "Not drawn: needs the attack" in text
+    files = reported(tmp_path / "results", plan)
+    text = files.report.read_text()
+    assert "On clean images, <code>at</code> classifies correctly" in text
+    assert figures_of(plan) == ["epochs", "strength", "classes"]
+    assert files_of_figures(files) == {f"{name}.{ending}" for name in figures_of(plan) for ending in FORMATS}
+    assert text.count("<figure>") == 3
     assert "Worst case" not in text
 
 
-def test_many_runs_are_numbered_and_a_collapsed_one_is_named_outside(tmp_path: Path) -> None:
-    """Thirty names on one another say nothing, nor do axes that reach to a run that learned nothing."""
+def test_figures_of_an_earlier_experiment_are_deleted(results: ExperimentFiles, tmp_path: Path) -> None:
+    copy = copy_of(results, tmp_path)
+    fewer = experiment(tmp_path, runs={"at": {"method": "at"}})
+    assert copy.figure("transfer", "svg").exists()
+    write_report(copy, fewer)
+    assert files_of_figures(copy) == {f"{name}.{ending}" for name in figures_of(fewer) for ending in FORMATS}
+
+
+def test_a_declared_figure_without_data_is_written_but_not_shown(
+    results: ExperimentFiles, plan: Experiment, tmp_path: Path
+) -> None:
+    """A rule has declared its file, so it must exist."""
+    copy = copy_of(results, tmp_path)
+    copy.transfer.unlink()
+    for file in copy.folder.rglob("*.examples.safetensors"):
+        file.unlink()
+    write_report(copy, plan)
+    assert all(copy.figure(name, ending).exists() for name in figures_of(plan) for ending in FORMATS)
+    text = copy.report.read_text()
+    assert text.count("<figure>") == len(figures_of(plan)) - 2
+    assert 'alt="Transfer attacks' not in text and 'alt="Adversarial examples' not in text
+
+
+def test_a_third_party_checkpoint_is_a_row_like_any_other(tmp_path: Path) -> None:
+    """It has no training to show, and every other table and figure shows it."""
+    checkpoints = {"theirs": {"file": "theirs.pt", "arch": "small"}}
+    plan = experiment(tmp_path, runs={"at": {"method": "at"}}, checkpoints=checkpoints)
+    files = reported(tmp_path / "results", plan)
+    rows = pd.read_csv(files.table("main", "csv")).groupby("run", sort=False)["method"].first()
+    assert rows.to_dict() == {"at": "Adversarial training", "theirs": "Third-party checkpoint"}
+    assert "arch: small" in files.report.read_text()
+    alone = experiment(tmp_path / "alone", runs={}, checkpoints=checkpoints)
+    assert "epochs" not in figures_of(alone) and "transfer" not in figures_of(alone)
+    write_report(files, alone)
+    assert files.report.read_text().count("<figure>") == len(figures_of(alone))
+
+
+def test_many_runs_are_numbered_and_an_outlier_is_named_in_a_note(tmp_path: Path) -> None:
+    """Thirty overlapping names are unreadable, and axes that include a run that learned nothing squeeze the others."""
     many = {f"run{i:02d}": {"method": "at"} for i in range(figures.MANY_POINTS + 3)}
     plan = experiment(tmp_path, runs=many, attacks={"clean": {}, "pgd-20": {}}, headline="pgd-20")
 
-    def cell(accuracy: float) -> dict[str, Any]:
-        return {"accuracy": accuracy, "low": accuracy - 0.03, "high": accuracy + 0.03, "n": 100}
+    def cells(clean: float, robust: float) -> Any:
+        attacks = {
+            name: Interval(accuracy=accuracy, low=accuracy - 0.03, high=accuracy + 0.03, n=100)
+            for name, accuracy in (("clean", clean), ("pgd-20", robust))
+        }
+        return SimpleNamespace(attacks=attacks)
 
-    metrics = {
-        run: {"attacks": {"clean": cell(0.9 + i / 1000), "pgd-20": cell(0.5 + i / 1000)}} for i, run in enumerate(many)
-    }
-    metrics["run00"]["attacks"] = {"clean": cell(0.3), "pgd-20": cell(0.1)}
+    metrics = {run: cells(0.9 + i / 1000, 0.5 + i / 1000) for i, run in enumerate(many)}
+    metrics["run00"] = cells(0.3, 0.1)
     drawn = figures.tradeoff(plan, metrics)
     (panel,) = drawn.figure.axes
     shown = [text.get_text() for text in panel.texts]
@@ -289,10 +365,10 @@ def test_many_runs_are_numbered_and_a_collapsed_one_is_named_outside(tmp_path: P
     assert "Outside the axes: run00 (clean 30" in drawn.caption
 
 
-def test_a_run_keeps_its_colour_and_no_two_share_one(plan: Experiment) -> None:
-    chosen = colours(plan.runs)
+def test_a_run_keeps_its_color_and_no_two_share_one(plan: Experiment) -> None:
+    chosen = colors(plan.runs)
     assert len(set(chosen.values())) == len(plan.runs)
-    fewer = colours({name: plan.runs[name] for name in ("dynat", "lbgat6", "natural")})
+    fewer = colors({name: plan.runs[name] for name in ("dynat", "lbgat6", "natural")})
     assert fewer == {name: chosen[name] for name in fewer}
 
 
@@ -313,53 +389,57 @@ def test_names_are_pushed_apart_as_little_as_needed(heights: list[float], expect
 # The page
 
 
-def test_the_page_stands_alone(results: Path) -> None:
-    text = (results / "report.html").read_text()
+def test_the_page_needs_no_other_file(results: ExperimentFiles, plan: Experiment) -> None:
+    text = results.report.read_text()
     addresses = re.findall(r"""(?:src|href|action|data|poster)\s*=\s*["']?([^"'\s>]+)""", text)
-    assert len(addresses) == len(figures.NAMES)
+    assert len(addresses) == len(figures_of(plan))
     assert all(address.startswith("data:image/") for address in addresses)
-    for way_out in ("http:", "https:", "<script", "<link", "@import", "url(", "<iframe"):
-        assert way_out not in text
+    for address in ("http:", "https:", "<script", "<link", "@import", "url(", "<iframe"):
+        assert address not in text
 
 
-def test_the_page_says_who_is_best_and_who_cannot_be_told_from_it(results: Path) -> None:
-    text = (results / "report.html").read_text()
-    found = re.search(r"<h1>(.*)</h1>", text)
-    assert found is not None
-    assert "Under AutoAttack, <code>dynat" in found[1]
-    assert "but a paired test cannot tell" in found[1]
+def test_the_page_names_the_best_run_and_those_not_distinguishable_from_it(results: ExperimentFiles) -> None:
+    text = results.report.read_text()
+    heading = re.search(r"<h1>(.*)</h1>", text)
+    assert heading is not None
+    assert "Under AutoAttack, <code>dynat" in heading[1]
+    assert "but a paired test cannot distinguish" in heading[1]
     assert "2408.13102" in text
 
 
-def test_the_page_shows_config_digest_versions_and_flags(results: Path, plan: Experiment, tmp_path: Path) -> None:
-    copy = shutil.copytree(results, tmp_path / "small")
-    facts = read_json(copy / "at" / "outcomes" / "autoattack.json")
-    facts["flags"] = ["zero gradients on <b>3</b> pictures"]
-    (copy / "at" / "outcomes" / "autoattack.json").write_text(json.dumps(facts))
-    write_metrics(copy / "at")
+def test_the_page_shows_config_digest_versions_and_warnings(
+    results: ExperimentFiles, plan: Experiment, tmp_path: Path
+) -> None:
+    copy = copy_of(results, tmp_path)
+    run = copy.run("at")
+    rows = [(seed, i, i % 10, i % 2) for seed in (0, 1) for i in range(100)]
+    warnings = ("zero gradients on <b>3</b> images",)
+    write_outcome(run, "autoattack", rows, attack=plan.attacks["autoattack"], warnings=warnings)
+    write_metrics(run.folder)
     write_report(copy, plan)
-    text = (copy / "report.html").read_text()
-    for said in ("0123456789abcdef", "torch 2.13.0", "method: lbgat", "x86_64 CPU, 2 cores"):
-        assert said in text
-    assert "at, AutoAttack: zero gradients on &lt;b&gt;3&lt;/b&gt; pictures" in text
+    text = copy.report.read_text()
+    for shown in ("0123456789abcdef", "torch 2.13.0", "method: lbgat", "x86_64 CPU, 2 cores"):
+        assert shown in text
+    assert "at, AutoAttack: zero gradients on &lt;b&gt;3&lt;/b&gt; images" in text
 
 
 @pytest.mark.parametrize(
-    ("by_run", "said"),
+    ("by_run", "claim"),
     [
-        ({"a": {0: "1" * 40}, "b": {0: "1" * 9 + "0" * 31}}, "and every other run is distinguishably lower"),
-        ({"a": {0: "1110"}, "b": {0: "1100"}}, "but a paired test can tell no other run from it"),
+        ({"a": {0: "1" * 40}, "b": {0: "1" * 9 + "0" * 31}}, "and every other run is significantly lower"),
+        ({"a": {0: "1110"}, "b": {0: "1100"}}, "but a paired test distinguishes no other run from it"),
         ({"a": {0: "10"}, "b": {0: "01"}}, "`a` and `b` share the highest accuracy, 50.0 %"),
     ],
 )
-def test_the_headline_claims_no_more_than_the_test(tmp_path: Path, by_run: Any, said: str) -> None:
+def test_the_headline_claims_no_more_than_the_test(tmp_path: Path, by_run: Any, claim: str) -> None:
     table, _ = contest(tmp_path, **by_run)
     runs = {name: {"method": "at"} for name in by_run}
     plan = experiment(tmp_path, runs=runs, attacks={"pgd-20": {}}, headline="pgd-20")
-    assert said in page.headline(plan, read_metrics(tmp_path / "results", plan), table)
+    metrics = read_all_metrics(ExperimentFiles(tmp_path / "results"), plan)
+    assert claim in page.headline(plan, metrics, table)
 
 
 def test_the_report_never_imports_torch() -> None:
-    modules = "metrics, outcomes, comparisons, statistics, tables, figures, gallery, drawing, page, words"
+    modules = "ablations, figures, gallery, latex, model_card, page, run_table, tables"
     code = f"import sys; from dynat.report import {modules}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -4,25 +4,25 @@ from __future__ import annotations
 
 import pytest
 
-from dynat.config.parts import Schedule
+from dynat.config.training import ScheduleConfig
 from dynat.training.schedule import boundaries, learning_rate
 
 
 def test_the_papers_hundred_epochs() -> None:
     published = [0.02] + [0.1] * 74 + [0.01] * 15 + [0.001] * 10
-    rates = [learning_rate(Schedule(), epochs=100, progress=epoch) for epoch in range(100)]
+    rates = [learning_rate(ScheduleConfig(), epochs=100, progress=epoch) for epoch in range(100)]
     assert rates == pytest.approx(published)
 
 
 def test_the_rate_holds_within_an_epoch() -> None:
-    assert learning_rate(Schedule(), epochs=100, progress=0.99) == pytest.approx(0.02)
-    assert learning_rate(Schedule(), epochs=100, progress=74.99) == pytest.approx(0.1)
-    assert learning_rate(Schedule(), epochs=100, progress=75.0) == pytest.approx(0.01)
+    assert learning_rate(ScheduleConfig(), epochs=100, progress=0.99) == pytest.approx(0.02)
+    assert learning_rate(ScheduleConfig(), epochs=100, progress=74.99) == pytest.approx(0.1)
+    assert learning_rate(ScheduleConfig(), epochs=100, progress=75.0) == pytest.approx(0.01)
 
 
 @pytest.mark.parametrize("epochs", range(6, 201))
 def test_every_drop_happens_at_every_budget(epochs: int) -> None:
-    rates = [round(learning_rate(Schedule(), epochs=epochs, progress=epoch), 9) for epoch in range(epochs)]
+    rates = [round(learning_rate(ScheduleConfig(), epochs=epochs, progress=epoch), 9) for epoch in range(epochs)]
     warm_up = max(1, round(epochs / 100))
     assert rates[:warm_up] == [0.02] * warm_up
     assert rates[warm_up:] == sorted(rates[warm_up:], reverse=True)
@@ -30,11 +30,11 @@ def test_every_drop_happens_at_every_budget(epochs: int) -> None:
 
 
 def test_scaled_boundaries() -> None:
-    assert boundaries(Schedule(), 20) == [(0, 0.2), (1, 1.0), (15, 0.1), (18, 0.01)]
+    assert boundaries(ScheduleConfig(), 20) == [(0, 0.2), (1, 1.0), (15, 0.1), (18, 0.01)]
 
 
 def test_one_cycle_rises_to_its_peak_and_falls_to_zero() -> None:
-    schedule = Schedule(shape="one-cycle", lr=0.2, peak=0.3)
+    schedule = ScheduleConfig(shape="one-cycle", lr=0.2, peak=0.3)
     rate = [learning_rate(schedule, epochs=30, progress=step / 10) for step in range(301)]
     assert rate[0] == 0 and rate[300] == pytest.approx(0)
     assert max(rate) == pytest.approx(0.2) and rate.index(max(rate)) == 90

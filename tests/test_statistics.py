@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binomtest
 
-from dynat.report.statistics import holm, mcnemar, wilson
+from dynat.results.statistics import holm, mcnemar, wilson
 
 
 @pytest.mark.parametrize(
@@ -31,13 +31,13 @@ def test_wilson_is_scipys_wilson(n: int, share: float, confidence: float) -> Non
     assert wilson(successes, n, confidence) == pytest.approx((expected.low, expected.high), abs=1e-12)
 
 
-def test_wilson_takes_shares_of_seeds() -> None:
+def test_wilson_accepts_fractional_successes() -> None:
     low, high = wilson(50.5, 100)
     assert wilson(50, 100)[0] < low < 0.505 < high < wilson(51, 100)[1]
 
 
 @pytest.mark.parametrize(("successes", "n"), [(1, 0), (-1, 5), (6, 5)])
-def test_wilson_refuses_what_is_no_share(successes: int, n: int) -> None:
+def test_wilson_refuses_successes_outside_n(successes: int, n: int) -> None:
     with pytest.raises(ValueError, match="is not a share"):
         wilson(successes, n)
 
@@ -47,21 +47,21 @@ def test_mcnemar_is_the_binomial_test_of_the_discordant_pairs(first_only: int, s
     both, neither = [1] * 30, [0] * 12
     first = np.array([1] * first_only + [0] * second_only + both + neither)
     second = np.array([0] * first_only + [1] * second_only + both + neither)
-    found = mcnemar(first, second)
-    assert (found.only_first, found.only_second, found.n) == (first_only, second_only, len(first))
+    test = mcnemar(first, second)
+    assert (test.only_first, test.only_second, test.n) == (first_only, second_only, len(first))
     discordant = first_only + second_only
     expected = binomtest(first_only, discordant, 0.5).pvalue if discordant else 1.0
-    assert found.p == pytest.approx(expected, abs=1e-12)
+    assert test.p == pytest.approx(expected, abs=1e-12)
 
 
-def test_mcnemar_gives_a_picture_one_vote_however_many_seeds_it_has() -> None:
+def test_mcnemar_gives_an_image_one_vote_for_any_number_of_seeds() -> None:
     once = mcnemar(np.array([1] * 8 + [0]), np.array([0] * 8 + [1]))
     thrice = mcnemar(np.array([3] * 8 + [1]), np.array([0] * 8 + [2]))
     assert once == thrice
 
 
-def test_mcnemar_refuses_other_pictures() -> None:
-    with pytest.raises(ValueError, match="not the same pictures"):
+def test_mcnemar_refuses_different_numbers_of_images() -> None:
+    with pytest.raises(ValueError, match="not the same images"):
         mcnemar(np.ones(3), np.ones(4))
 
 
@@ -80,7 +80,7 @@ def test_holm_by_hand(given_p: list[float], expected: list[float]) -> None:
 
 
 @given(st.lists(st.floats(0, 1), max_size=12))
-def test_holm_lies_between_nothing_and_bonferroni_and_keeps_the_order(p: list[float]) -> None:
+def test_holm_lies_between_the_raw_p_and_bonferroni_and_keeps_the_order(p: list[float]) -> None:
     adjusted = holm(p)
     assert all(raw <= value <= min(1.0, len(p) * raw) + 1e-12 for raw, value in zip(p, adjusted, strict=True))
     assert sorted(adjusted) == [adjusted[i] for i in sorted(range(len(p)), key=lambda i: (p[i], adjusted[i]))]

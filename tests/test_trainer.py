@@ -1,4 +1,4 @@
-"""The training loop: what is drawn, when it stops, how it goes on, which weights it keeps."""
+"""The training loop: what is drawn, when it stops, how it resumes, which weights it keeps."""
 
 from __future__ import annotations
 
@@ -14,27 +14,24 @@ from torch import Tensor, nn
 
 from dynat import methods
 from dynat.config import Run
-from dynat.models.view import View
+from dynat.nn.folded import FoldedModel
+from dynat.nn.mixed_precision import MixedPrecision, mixed_precision
 from dynat.training import Diverged, Trained, TrainingState, train, trainer
-from dynat.training.networks import Weights, build_pair, weights_of
-from dynat.training.precision import Precise, precise
+from dynat.training.networks import Weights, build_networks, weights_of
 from dynat.training.schedule import learning_rate
-from dynat.training.step import joint_step
+from dynat.training.step import training_step
 from dynat.training.trainer import Row, Trainer, epoch_batches
 from tests import tiny
+from tests.helpers import Killed
 
 CPU = torch.device("cpu")
-
-
-class Killed(BaseException):
-    """Like SIGKILL: nobody catches it."""
 
 
 def trained(run: Run, folder: Path, seed: int = 0, **hooks: Any) -> Trained:
     return train(
         run,
         tiny.THREAT,
-        tiny.without_test_pictures(),
+        tiny.without_test_images(),
         seed=seed,
         device=CPU,
         state=TrainingState(folder),
@@ -71,7 +68,7 @@ RUNS: dict[str, Run] = {
 }
 
 
-# --- going on -------------------------------------------------------------------------------------------------
+# --- resuming -------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", RUNS)
@@ -95,7 +92,7 @@ def test_a_training_killed_in_every_epoch_ends_with_the_same_bits(name: str, tmp
     assert_same_training(whole, trained(run, tmp_path / "torn", track=kill_within))
 
 
-def test_going_on_reports_only_the_epochs_that_were_missing(tmp_path: Path) -> None:
+def test_a_resumed_training_reports_only_the_missing_epochs(tmp_path: Path) -> None:
     rows: list[Row] = []
 
     def kill_in_second(row: Row) -> None:
@@ -113,7 +110,7 @@ def test_a_damaged_state_says_what_to_delete(content: bytes, tmp_path: Path) -> 
     folder = tmp_path / "0123abcd"
     folder.mkdir()
     (folder / "state.pt").write_bytes(content)
-    with pytest.raises(ValueError, match=rf"state.pt is damaged .*delete {folder} to start this training anew"):
+    with pytest.raises(ValueError, match=rf"state.pt is damaged .*delete {folder} to train again from the start"):
         trained(tiny.run(), folder)
 
 
@@ -144,39 +141,39 @@ def test_a_state_that_cannot_be_written_leaves_the_one_before(tmp_path: Path) ->
 # --- what is drawn --------------------------------------------------------------------------------------------
 
 
-def watched(run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch, seed: int = 0) -> list[tuple[Tensor, Tensor]]:
+def batches_of(run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch, seed: int = 0) -> list[tuple[Tensor, Tensor]]:
     """The batches that the steps of a training are given."""
-    seen: list[tuple[Tensor, Tensor]] = []
-    step = joint_step
+    batches: list[tuple[Tensor, Tensor]] = []
+    step = training_step
 
-    def watching(pair: Any, method: Any, run: Run, pictures: Tensor, truth: Tensor, *rest: Any, **more: Any) -> Any:
-        seen.append((pictures.clone(), truth.clone()))
-        return step(pair, method, run, pictures, truth, *rest, **more)
+    def recording(networks: Any, method: Any, run: Run, images: Tensor, truth: Tensor, *rest: Any, **more: Any) -> Any:
+        batches.append((images.clone(), truth.clone()))
+        return step(networks, method, run, images, truth, *rest, **more)
 
-    monkeypatch.setattr(trainer, "joint_step", watching)
+    monkeypatch.setattr(trainer, "training_step", recording)
     trained(run, folder, seed)
-    monkeypatch.setattr(trainer, "joint_step", step)
-    return seen
+    monkeypatch.setattr(trainer, "training_step", step)
+    return batches
 
 
-def test_all_runs_of_a_seed_see_the_same_pictures_and_start_alike(
+def test_all_runs_of_a_seed_see_the_same_batches_and_start_alike(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     at, dynat = tiny.run(), tiny.dynat()
-    one, two = (watched(run, tmp_path / name, monkeypatch) for name, run in (("at", at), ("dynat", dynat)))
+    one, two = (batches_of(run, tmp_path / name, monkeypatch) for name, run in (("at", at), ("dynat", dynat)))
     assert len(one) == len(two) == 3 * 3
-    for (pictures, truth), (pictures_too, truth_too) in zip(one, two, strict=True):
-        assert torch.equal(pictures, pictures_too) and torch.equal(truth, truth_too)
+    for (images, truth), (other_images, other_truth) in zip(one, two, strict=True):
+        assert torch.equal(images, other_images) and torch.equal(truth, other_truth)
     assert not torch.equal(one[0][0], one[3][0]), "every epoch draws anew"
 
-    starts = [build_pair(run, classes=5, channels=1, seed=0, device=CPU).target for run in (at, dynat)]
+    starts = [build_networks(run, classes=5, channels=1, seed=0, device=CPU).target for run in (at, dynat)]
     assert same(weights_of(starts[0]), weights_of(starts[1]))
 
 
 def test_another_seed_is_another_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    zero, one = (watched(tiny.run(epochs=1), tmp_path / str(seed), monkeypatch, seed) for seed in (0, 1))
+    zero, one = (batches_of(tiny.run(epochs=1), tmp_path / str(seed), monkeypatch, seed) for seed in (0, 1))
     assert not torch.equal(zero[0][0], one[0][0])
-    first, second = (build_pair(tiny.dynat(), classes=5, channels=1, seed=seed, device=CPU) for seed in (0, 1))
+    first, second = (build_networks(tiny.dynat(), classes=5, channels=1, seed=seed, device=CPU) for seed in (0, 1))
     assert first.guide is not None
     weights, others = weights_of(first.target), weights_of(second.target)
     guides = weights_of(first.guide)
@@ -193,38 +190,40 @@ def test_training_leaves_the_global_random_state_alone(tmp_path: Path) -> None:
     assert torch.equal(before, torch.get_rng_state())
 
 
-def test_the_search_starts_elsewhere_in_every_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_inner_attack_starts_at_another_point_in_every_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A generator seeded per step instead of per epoch would perturb every batch alike."""
     drawn: list[Tensor] = []
-    original = methods.Method.start
+    original = methods.Method.starting_point
 
-    def watching(self: methods.Method, clean: Tensor, generator: torch.Generator) -> Tensor:
-        found = original(self, clean, generator)
-        drawn.append(found - clean)
-        return found
+    def recording(self: methods.Method, clean: Tensor, generator: torch.Generator) -> Tensor:
+        start = original(self, clean, generator)
+        drawn.append(start - clean)
+        return start
 
-    monkeypatch.setattr(methods.Method, "start", watching)
+    monkeypatch.setattr(methods.Method, "starting_point", recording)
     trained(tiny.run(epochs=2, validation={"every": 2, "steps": 1}), tmp_path)
     assert len(drawn) == 6
     for number, offset in enumerate(drawn):
         assert not any(torch.allclose(offset, other, atol=1e-5) for other in drawn[:number])
 
 
-def test_only_full_batches_and_no_picture_twice() -> None:
-    pictures = tiny.pictures(per_class=2, seed=0)
-    batches = list(epoch_batches(pictures, 4, torch.Generator().manual_seed(0)))
+def test_only_full_batches_and_no_image_twice() -> None:
+    image_set = tiny.images(per_class=2, seed=0)
+    batches = list(epoch_batches(image_set, 4, torch.Generator().manual_seed(0)))
     assert [len(batch) for batch in batches] == [4, 4]
     assert len(set(torch.cat(batches).tolist())) == 8
     left_out = set()
     for seed in range(30):
-        drawn = torch.cat(list(epoch_batches(pictures, 4, torch.Generator().manual_seed(seed))))
+        drawn = torch.cat(list(epoch_batches(image_set, 4, torch.Generator().manual_seed(seed))))
         left_out |= set(range(10)) - set(drawn.tolist())
-    assert left_out == set(range(10)), "not always the same pictures are left out"
+    assert left_out == set(range(10)), "not always the same images are left out"
 
 
-def test_fewer_pictures_than_a_batch_are_one_batch() -> None:
-    pictures = tiny.pictures(per_class=2, seed=0)
-    (batch,) = epoch_batches(pictures, 128, torch.Generator().manual_seed(0))
+def test_fewer_images_than_a_batch_are_one_batch() -> None:
+    image_set = tiny.images(per_class=2, seed=0)
+    (batch,) = epoch_batches(image_set, 128, torch.Generator().manual_seed(0))
     assert sorted(batch.tolist()) == list(range(10))
 
 
@@ -232,23 +231,23 @@ def test_fewer_pictures_than_a_batch_are_one_batch() -> None:
 
 
 def a_trainer(run: Run, seed: int = 0) -> Trainer:
-    return Trainer(run, tiny.THREAT, tiny.without_test_pictures(), seed=seed, device=CPU)
+    return Trainer(run, tiny.THREAT, tiny.without_test_images(), seed=seed, device=CPU)
 
 
-def after_each_step(subject: Trainer, look: Callable[[], None]) -> None:
-    subject.optimiser.register_step_post_hook(lambda *_: look())
+def after_each_step(subject: Trainer, check: Callable[[], None]) -> None:
+    subject.optimizer.register_step_post_hook(lambda *_: check())
 
 
-def test_one_optimiser_step_moves_both_networks_by_their_gradients() -> None:
+def test_one_optimizer_step_updates_both_networks_by_their_gradients() -> None:
     subject = a_trainer(tiny.dynat(schedule={"lr": 0.5, "factors": {0: 1.0}}))
-    guide = subject.pair.guide
+    guide = subject.networks.guide
     assert guide is not None
-    before = {"target": weights_of(subject.pair.target), "guide": weights_of(guide)}
+    before = {"target": weights_of(subject.networks.target), "guide": weights_of(guide)}
     moved: list[bool] = []
 
-    def look() -> None:
+    def check() -> None:
         if not moved:  # first step: no momentum yet, so w - lr (g + decay w) is the whole rule
-            for name, network in (("target", subject.pair.target), ("guide", guide)):
+            for name, network in (("target", subject.networks.target), ("guide", guide)):
                 for key, parameter in network.named_parameters():
                     old = before[name][key.removeprefix("net.")]
                     assert parameter.grad is not None and parameter.grad.abs().max() > 0
@@ -256,26 +255,26 @@ def test_one_optimiser_step_moves_both_networks_by_their_gradients() -> None:
                     torch.testing.assert_close(parameter.detach(), expected, rtol=1e-5, atol=1e-6)
         moved.append(True)
 
-    after_each_step(subject, look)
+    after_each_step(subject, check)
     subject.epoch(untracked)
-    assert len(moved) == 3, "55 pictures in batches of 16"
+    assert len(moved) == 3, "55 images in batches of 16"
 
 
-def test_every_parameter_is_in_the_optimiser_once() -> None:
+def test_every_parameter_is_in_the_optimizer_once() -> None:
     subject = a_trainer(tiny.dynat(ema=0.5))
-    held = [id(parameter) for group in subject.optimiser.param_groups for parameter in group["params"]]
-    assert subject.pair.guide is not None and subject.average is not None
-    wanted = [*subject.pair.target.parameters(), *subject.pair.guide.parameters()]
-    assert sorted(held) == sorted(map(id, wanted))
+    held = [id(parameter) for group in subject.optimizer.param_groups for parameter in group["params"]]
+    assert subject.networks.guide is not None and subject.networks.ema is not None
+    trained_parameters = [*subject.networks.target.parameters(), *subject.networks.guide.parameters()]
+    assert sorted(held) == sorted(map(id, trained_parameters))
 
 
-def test_natural_training_has_no_guide_and_asks_no_search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_natural_training_has_no_guide_and_runs_no_attack(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from dynat.methods import base
 
     def never(*_: object, **__: object) -> None:
-        raise AssertionError("natural training searched for adversarial pictures")
+        raise AssertionError("natural training attacked images")
 
-    monkeypatch.setattr(base, "climb", never)
+    monkeypatch.setattr(base, "pgd", never)
     result = trained(RUNS["natural"], tmp_path)
     assert result.guide is None
     assert not [name for name in result.history[0] if "guide" in name or "label" in name]
@@ -286,10 +285,10 @@ def test_natural_training_has_no_guide_and_asks_no_search(tmp_path: Path, monkey
     [tiny.dynat(epochs=4), tiny.run(epochs=4, schedule={"shape": "one-cycle", "lr": 0.3})],
     ids=["steps", "cycle"],
 )
-def test_the_rate_is_the_schedules_in_every_step_and_in_the_history(run: Run) -> None:
+def test_the_learning_rate_follows_the_schedule_in_every_step_and_in_the_history(run: Run) -> None:
     subject = a_trainer(run)
     rates: list[float] = []
-    after_each_step(subject, lambda: rates.extend({group["lr"] for group in subject.optimiser.param_groups}))
+    after_each_step(subject, lambda: rates.extend({group["lr"] for group in subject.optimizer.param_groups}))
     history = [subject.epoch(untracked) for _ in range(4)]
     assert rates == [
         learning_rate(run.schedule, epochs=4, progress=epoch + n / 3) for epoch in range(4) for n in range(3)
@@ -298,51 +297,51 @@ def test_the_rate_is_the_schedules_in_every_step_and_in_the_history(run: Run) ->
     assert len(set(rates)) > 2
 
 
-def test_going_on_takes_up_the_momentum() -> None:
+def test_a_resumed_training_keeps_the_momentum() -> None:
     """Without it the first step after a restart would be a step from rest."""
     subject = a_trainer(tiny.dynat())
     subject.epoch(untracked)
     successor = a_trainer(tiny.dynat())
     successor.restore(subject.snapshot())
-    for group in successor.optimiser.param_groups:
+    for group in successor.optimizer.param_groups:
         for parameter in group["params"]:
-            assert successor.optimiser.state[parameter]["momentum_buffer"].abs().max() > 0
+            assert successor.optimizer.state[parameter]["momentum_buffer"].abs().max() > 0
 
 
 @pytest.mark.parametrize("awp", [None, {"gamma": 0.05, "warm_up": 0.0}], ids=["plain", "awp"])
 def test_the_average_is_its_formula_over_the_weights_between_steps(awp: dict[str, float] | None) -> None:
-    """With AWP too, where the optimiser steps at perturbed weights: those are never what a run keeps."""
+    """With AWP too, where the optimizer steps at perturbed weights: those are never what a run keeps."""
     subject = a_trainer(tiny.dynat(ema=0.8, awp=awp))
-    assert subject.average is not None
-    expected = weights_of(subject.pair.target)
-    step = subject._step
+    assert subject.networks.ema is not None
+    expected = weights_of(subject.networks.target)
+    step = subject.step
 
     def stepping(pixels: Tensor, truth: Tensor) -> dict[str, Tensor]:
-        seen = step(pixels, truth)
-        now = weights_of(subject.pair.target)
-        trainable = dict(subject.pair.target.named_parameters())
+        values = step(pixels, truth)
+        now = weights_of(subject.networks.target)
+        trainable = dict(subject.networks.target.named_parameters())
         for name, value in now.items():
             mixed = 0.8 * expected[name] + 0.2 * value if f"net.{name}" in trainable else value
             expected[name] = mixed
-        return seen
+        return values
 
-    subject._step = stepping  # type: ignore[method-assign]
+    subject.step = stepping  # type: ignore[method-assign]
     for _ in range(2):
         subject.epoch(untracked)
-    for name, value in weights_of(subject.average).items():
+    for name, value in weights_of(subject.networks.ema.module).items():
         torch.testing.assert_close(value, expected[name], rtol=1e-5, atol=1e-6, msg=name)
-    assert not same(weights_of(subject.average), weights_of(subject.pair.target))
-    assert same(weights_of(subject.average), weights_of(subject.examined)), "the average is what is validated and kept"
+    assert not same(weights_of(subject.networks.ema.module), weights_of(subject.networks.target))
+    assert same(weights_of(subject.networks.ema.module), weights_of(subject.networks.evaluated)), (
+        "the average is what is validated and saved"
+    )
 
 
 # --- what stops it --------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
-def test_a_loss_that_is_no_number_stops_before_the_update(
-    bad: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """In the middle of the third epoch: the state is that of the second, and from there it goes on."""
+def test_a_non_finite_loss_stops_before_the_update(bad: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the middle of the third epoch: the state is that of the second, and training resumes from there."""
     whole = trained(tiny.dynat(), tmp_path / "whole")
     build, calls = methods.build, []
 
@@ -350,9 +349,9 @@ def test_a_loss_that_is_no_number_stops_before_the_update(
         method = build(*arguments)
         loss = method.loss
 
-        def failing(lesson: Any) -> Any:
+        def failing(inputs: Any) -> Any:
             calls.append(1)
-            return {name: part * (bad if len(calls) == 8 else 1.0) for name, part in loss(lesson).items()}
+            return {name: part * (bad if len(calls) == 8 else 1.0) for name, part in loss(inputs).items()}
 
         method.loss = failing  # type: ignore[method-assign]
         return method
@@ -360,7 +359,7 @@ def test_a_loss_that_is_no_number_stops_before_the_update(
     folder = tmp_path / "poisoned"
     with monkeypatch.context() as patch:
         patch.setattr(methods, "build", poisoned)
-        with pytest.raises(Diverged, match=r"not finite in epoch 3.*Lower schedule.lr, or try precision: float32"):
+        with pytest.raises(Diverged, match=r"non-finite in epoch 3.*Lower schedule.lr, or try precision: float32"):
             trained(tiny.dynat(), folder)
     assert len(calls) == 8
     saved = TrainingState(folder).load(CPU)
@@ -371,15 +370,15 @@ def test_a_loss_that_is_no_number_stops_before_the_update(
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
-def test_a_loss_that_is_no_number_moves_no_weight(bad: float) -> None:
-    """The optimiser itself leaves the update out, so that nobody has to wait for the loss."""
+def test_a_non_finite_loss_changes_no_weight(bad: float) -> None:
+    """The optimizer itself leaves the update out, so that nothing waits for the loss."""
     subject = a_trainer(tiny.dynat())
     subject.epoch(untracked)
-    parameters = subject.pair.parameters()
+    parameters = subject.networks.parameters()
     before = [parameter.detach().clone() for parameter in parameters]
-    subject._update(bad * torch.stack([parameter.sum() for parameter in parameters]).sum())
+    subject.update(bad * torch.stack([parameter.sum() for parameter in parameters]).sum())
     assert all(torch.equal(old, new) for old, new in zip(before, parameters, strict=True))
-    subject._update(torch.stack([parameter.sum() for parameter in parameters]).sum())
+    subject.update(torch.stack([parameter.sum() for parameter in parameters]).sum())
     assert not any(torch.equal(old, new) for old, new in zip(before, parameters, strict=True))
 
 
@@ -397,7 +396,7 @@ SCORES: dict[str, tuple[str, list[tuple[float, float]], int]] = {
 
 @pytest.mark.parametrize("case", SCORES)
 def test_which_weights_are_best(case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    select, scores, wanted = SCORES[case]
+    select, scores, best = SCORES[case]
     at_epoch: list[tuple[Weights, Weights]] = []
 
     def scripted(target: nn.Module, guide: nn.Module, *_: object, **__: object) -> dict[str, float]:
@@ -407,12 +406,12 @@ def test_which_weights_are_best(case: str, tmp_path: Path, monkeypatch: pytest.M
 
     monkeypatch.setattr(trainer, "validate", scripted)
     result = trained(tiny.dynat(validation={"select": select}), tmp_path)
-    assert result.best_epoch == wanted
-    assert same(result.target, at_epoch[wanted - 1][0]) and same(result.guide, at_epoch[wanted - 1][1])
+    assert result.best_epoch == best
+    assert same(result.target, at_epoch[best - 1][0]) and same(result.guide, at_epoch[best - 1][1])
     assert same(result.target_last, at_epoch[2][0])
 
 
-def test_validation_is_accuracy_on_the_held_out_pictures(tmp_path: Path) -> None:
+def test_validation_is_accuracy_on_the_held_out_images(tmp_path: Path) -> None:
     """Clean accuracy stated anew, from the kept weights; PGD accuracy not above it."""
     from dynat import models
     from dynat.data import to_pixels
@@ -429,7 +428,7 @@ def test_validation_is_accuracy_on_the_held_out_pictures(tmp_path: Path) -> None
         assert row[column] == pytest.approx(right.float().mean().item())
     assert all(row["pgd"] <= row["clean"] for row in result.history)
     assert max(row["clean"] for row in result.history) > 0.4, "it learns"
-    assert any(row["pgd"] < row["clean"] for row in result.history), "the attack is one"
+    assert any(row["pgd"] < row["clean"] for row in result.history), "the attack has an effect"
 
 
 def test_validation_every_so_many_epochs_and_in_the_last(tmp_path: Path) -> None:
@@ -470,17 +469,17 @@ def test_the_columns_of_the_history(run: Run, columns: list[str], tmp_path: Path
 
 
 def test_in_bfloat16_gradients_reach_every_parameter_of_both_networks() -> None:
-    """The search runs without gradients first; weights cast meanwhile must not be what training differentiates."""
+    """PGD runs first, without weight gradients: training must not differentiate weights that were cast there."""
     subject = a_trainer(tiny.dynat(precision="bfloat16"))
     steps: list[bool] = []
 
-    def look() -> None:
-        for parameter in subject.pair.parameters():
+    def check() -> None:
+        for parameter in subject.networks.parameters():
             assert parameter.dtype == torch.float32
             assert parameter.grad is not None and parameter.grad.abs().max() > 0
         steps.append(True)
 
-    after_each_step(subject, look)
+    after_each_step(subject, check)
     row = subject.epoch(untracked)
     assert len(steps) == 3 and row["loss"] == row["loss"]
 
@@ -493,37 +492,37 @@ def test_bfloat16_stays_near_float32(tmp_path: Path) -> None:
     assert {value.dtype for name, value in low.target.items() if "num_batches" not in name} == {torch.float32}
 
 
-def low_precision() -> Precise:
+def low_precision() -> MixedPrecision:
     from dynat import models
 
     with torch.random.fork_rng():
         torch.manual_seed(3)
-        return precise(models.build("small", classes=5, channels=1), "bfloat16", CPU)
+        return mixed_precision(models.build("small", classes=5, channels=1), "bfloat16", CPU)
 
 
-def test_the_searched_view_is_the_network_in_evaluation_mode_now() -> None:
+def test_the_surrogate_is_the_network_in_evaluation_mode_at_its_current_weights() -> None:
     network = low_precision()
-    pictures = torch.rand(32, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    image_set = torch.rand(32, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     network.train()
-    network(pictures + 0.3)  # moves the running statistics
+    network(image_set + 0.3)  # moves the running statistics
     for scale in (1.0, 1.7):
         with torch.no_grad():
             for parameter in network.parameters():
                 parameter.mul_(scale)
-        view = network.searched()
-        assert isinstance(view, View) and not any(module.training for module in view.modules())
+        surrogate = network.surrogate()
+        assert isinstance(surrogate, FoldedModel) and not any(module.training for module in surrogate.modules())
         assert all(module.training for module in network.modules()), "the network itself stays as it was"
-        reference = network.eval()(pictures)
+        reference = network.eval()(image_set)
         network.train()
-        torch.testing.assert_close(view(pictures), reference, rtol=0.05, atol=0.05)
-        assert not any(parameter.requires_grad for parameter in view.parameters())
+        torch.testing.assert_close(surrogate(image_set), reference, rtol=0.05, atol=0.05)
+        assert not any(parameter.requires_grad for parameter in surrogate.parameters())
 
 
-def test_the_searched_view_is_nobodys_weights() -> None:
+def test_the_surrogate_adds_no_weights_to_the_network() -> None:
     network = low_precision()
     names = set(network.state_dict())
     parameters = len(list(network.parameters()))
-    network.searched()
+    network.surrogate()
     assert set(network.state_dict()) == names
     assert len(list(network.parameters())) == parameters
-    assert network.searched() is network.searched(), "one copy, refreshed"
+    assert network.surrogate() is network.surrogate(), "one copy, refreshed"

@@ -1,17 +1,19 @@
-"""A classification task of 8x8 pictures that a small network learns in milliseconds."""
+"""A classification task of 8x8 images that a small network learns in milliseconds, and runs, attacks and jobs on it."""
 
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 import torch
 
-from dynat.config import Attack, Run, Threat, names
-from dynat.data import Dataset, Pictures
+from dynat.config import AttackConfig, EvaluationSpec, Run, ThreatModel, TrainingSpec, registry
+from dynat.data import Dataset, LabeledImages
+from dynat.results.paths import Paths
 
 CLASSES = 5
-THREAT = Threat(eps=0.05)
+THREAT = ThreatModel(eps=0.05)
 
 PRESET = """
 dataset: {name: digits, source: digits, validation: 0.1}
@@ -29,43 +31,50 @@ seeds: [0]
 runs:
   at: {method: at}
   dynat: {method: at, labels: dynamic}
-probing: {pictures: 20, queries: 20, radii: [0, 1], steps: [1, 20, 30], restarts: 2}
+sanity: {images: 20, queries: 20, radii: [0, 1], steps: [1, 20, 30], restarts: 2}
 attacks: {clean: {}, pgd-5: {}}
 headline: pgd-5
 """
-"""The smallest experiment that has everything: a few seconds through the whole pipeline."""
+"""A small complete experiment: the whole pipeline takes a few seconds."""
 
 
-def pictures(per_class: int, seed: int, noise: float = 0.2) -> Pictures:
-    """Five fixed patterns under noise."""
+def images(per_class: int, seed: int, noise: float = 0.2) -> LabeledImages:
+    """Noisy copies of five fixed patterns, one per class."""
     patterns = torch.rand(CLASSES, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     generator = torch.Generator().manual_seed(seed)
     labels = torch.arange(CLASSES).repeat(per_class)
     offsets = noise * torch.randn(len(labels), 1, 8, 8, generator=generator)
-    return Pictures((255 * (patterns[labels] + offsets).clamp(0, 1)).to(torch.uint8), labels)
+    return LabeledImages((255 * (patterns[labels] + offsets).clamp(0, 1)).to(torch.uint8), labels)
 
 
 def dataset(train: int = 11, validation: int = 6, test: int = 6) -> Dataset:
-    """So many pictures per class in each split; 55 for training make 3 batches of 16 and 7 left over."""
-    return Dataset.of(
+    """Splits with so many images per class; 55 training images are 3 batches of 16 and 7 more."""
+    return Dataset.from_splits(
         name="tiny",
         classes=tuple("abcde"),
-        about={"source": "tests"},
-        train=pictures(train, seed=1),
-        validation=pictures(validation, seed=2),
-        test=pictures(test, seed=3),
+        origin={"source": "tests"},
+        train=images(train, seed=1),
+        validation=images(validation, seed=2),
+        test=images(test, seed=3),
     )
 
 
-def attack(kind: str = "pgd", **fields: object) -> Attack:
-    """A quick attack; settings that its kind does not read are left out."""
-    tuned = {"steps": 5, "step_size": THREAT.eps / 4, "start": "uniform", "searches": 3, **fields}
-    read = {key: value for key, value in tuned.items() if key not in names.TUNED or key in names.ATTACKS[kind].reads}
-    return Attack.model_validate({"kind": kind, "eps": THREAT.eps, "norm": "linf", "batch": 16, **read})
+def attack(kind: str = "pgd", **fields: object) -> AttackConfig:
+    """A short attack; settings that its kind does not read are left out."""
+    chosen: dict[str, object] = {
+        "steps": 5,
+        "step_size": THREAT.eps / 4,
+        "start": "uniform",
+        "binary_search_steps": 3,
+        **fields,
+    }
+    unread = set(registry.KIND_SETTINGS) - set(registry.ATTACKS[kind].reads)
+    used = {key: value for key, value in chosen.items() if key not in unread}
+    return AttackConfig.model_validate({"kind": kind, "eps": THREAT.eps, "norm": "linf", "batch": 16, **used})
 
 
-class Forbidden(Pictures):
-    """Pictures that nobody may look at."""
+class ForbiddenImages(LabeledImages):
+    """Test images that a training must not read."""
 
     def __init__(self) -> None:
         pass
@@ -73,17 +82,17 @@ class Forbidden(Pictures):
     def __getattribute__(self, name: str) -> Any:
         if name.startswith("__"):
             return super().__getattribute__(name)
-        raise AssertionError(f"somebody asked the test pictures for .{name}")
+        raise AssertionError(f"test images were read: .{name}")
 
     def __len__(self) -> int:
-        raise AssertionError("somebody counted the test pictures")
+        raise AssertionError("test images were counted")
 
-    def __getitem__(self, chosen: Any) -> Pictures:
-        raise AssertionError("somebody took test pictures")
+    def __getitem__(self, index: Any) -> LabeledImages:
+        raise AssertionError("test images were read")
 
 
-def without_test_pictures() -> Dataset:
-    return dataclasses.replace(dataset(), test=Forbidden())
+def without_test_images() -> Dataset:
+    return dataclasses.replace(dataset(), test=ForbiddenImages())
 
 
 def run(**fields: object) -> Run:
@@ -102,3 +111,20 @@ def run(**fields: object) -> Run:
 
 def dynat(**fields: object) -> Run:
     return run(labels="dynamic", guide="small", beta=2.0, clean_forward=True, **fields)
+
+
+def paths_in(folder: Path) -> Paths:
+    """The files of a project in `folder`."""
+    return Paths(folder / "data", folder / "results", folder / "state")
+
+
+def training_spec(run: Run) -> TrainingSpec:
+    return TrainingSpec(preset="tests", name="some-run", data="tiny", threat=THREAT, run=run)
+
+
+def evaluation_spec(kind: str = "pgd", *, seeds: tuple[int, ...] = (0,), **fields: object) -> EvaluationSpec:
+    """An evaluation of the run of `training_spec`."""
+    config = attack(kind, **{"steps": 4, "step_size": THREAT.eps / 2, "batch": 8, **fields})
+    return EvaluationSpec(
+        preset="tests", name="some-run", data="tiny", seeds=seeds, attack_name="some-attack", attack=config
+    )

@@ -1,13 +1,12 @@
-"""The image, from nothing: is it built, does it do the work as a user without rights, and are its numbers the host's?
+"""Verify the container image: build it, run the pipeline as an unprivileged user, compare with the host's numbers.
 
 make image-check
 
 Builds with Docker, or with Podman, or, where neither can run a container (inside of one, say), with Podman and Buildah
-in a chroot, on a base system that debootstrap makes. (As root; Debian: apt-get install podman buildah debootstrap.)
+in a chroot, on a base system made by debootstrap. (As root; Debian: apt-get install podman buildah debootstrap.)
 
-Then, in the built image and as its user without rights: the smoke test, the default DAG, the quick tests; and as a
-user whom the image does not know: dvc repro. The same DAG runs on the host, in a copy of the project, and `dynat same`
-compares.
+Then, in the image, as its unprivileged user: the smoke test, the default pipeline, the quick tests; and with a user id
+without a name: dvc repro. The same pipeline runs on the host in a copy of the project, and `dynat diff` compares both.
 """
 
 from __future__ import annotations
@@ -30,17 +29,17 @@ BIN = Path(sys.executable).parent
 IMAGE = "localhost/dynat:check"
 BASE = "localhost/dynat-base:bookworm"
 CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
-STRANGER = 12345
-"""A user id that the image has no name for."""
-QUICK = ["methods=[at]", "seeds=[0]", "attacks=[clean]", "headline=clean", 'training={"epochs":1}']
+UNNAMED_USER = 12345
+"""A user id without a name in the image."""
+QUICK = ["select=[at]", "seeds=[0]", "attacks=[clean]", "headline=clean", 'training={"epochs":1}']
 
 
 def run(*words: str | Path, quiet: bool = False) -> str:
-    """A command that has to succeed; what it said, if it was quiet."""
+    """Run a command that must succeed; its output, if it was quiet."""
     done = subprocess.run(words, cwd=ROOT, capture_output=quiet, text=True, check=False)
     if done.returncode:
-        said = (done.stdout or "")[-4000:] + (done.stderr or "")[-4000:]
-        sys.exit(f"failed with {done.returncode}: {shlex.join(map(str, words))}\n{said}")
+        output = (done.stdout or "")[-4000:] + (done.stderr or "")[-4000:]
+        sys.exit(f"failed with {done.returncode}: {shlex.join(map(str, words))}\n{output}")
     return (done.stdout or "").strip()
 
 
@@ -51,11 +50,11 @@ class Engine:
         self.program = program
 
     def works(self) -> bool:
-        """Whether it runs containers here. Podman may be there and not able to; it tries this system's own `true`."""
-        question = {"docker": ["info"], "podman": ["run", "--rm", "--network", "none", "--rootfs", "/:O", "true"]}
+        """Whether it can run containers here. Podman may be installed but unable to; try this system's own `true`."""
+        request = {"docker": ["info"], "podman": ["run", "--rm", "--network", "none", "--rootfs", "/:O", "true"]}
         if not shutil.which(self.program):
             return False
-        done = subprocess.run([self.program, *question[self.program]], capture_output=True, check=False)
+        done = subprocess.run([self.program, *request[self.program]], capture_output=True, check=False)
         return done.returncode == 0
 
     def build(self, options: Sequence[str]) -> None:
@@ -71,8 +70,8 @@ class Engine:
         return int(run(self.program, "image", "inspect", "--format", "{{.Size}}", IMAGE, quiet=True))
 
     def layers(self) -> list[tuple[str, str]]:
-        said = run(self.program, "history", "--no-trunc", "--format", "{{.Size}}\t{{.CreatedBy}}", IMAGE, quiet=True)
-        return [(line.partition("\t")[0], line.partition("\t")[2]) for line in said.splitlines()]
+        history = run(self.program, "history", "--no-trunc", "--format", "{{.Size}}\t{{.CreatedBy}}", IMAGE, quiet=True)
+        return [(line.partition("\t")[0], line.partition("\t")[2]) for line in history.splitlines()]
 
 
 class Chroot(Engine):
@@ -113,7 +112,7 @@ class Chroot(Engine):
 
 
 def _complete_sources(file: Path) -> None:
-    """Updates too, as the published base images have them; debootstrap leaves the plain release."""
+    """Add the update repositories, as in published base images; debootstrap writes only the release itself."""
     _, mirror, suite, *parts = file.read_text().split()
     mirror = mirror.rstrip("/")
     lines = [(mirror, suite), (mirror, f"{suite}-updates"), (f"{mirror}-security", f"{suite}-security")]
@@ -126,14 +125,14 @@ TIMES: dict[str, float] = {}
 @contextmanager
 def timed(what: str) -> Iterator[None]:
     print(f"\n== {what}", flush=True)
-    begun = time.monotonic()
+    started = time.monotonic()
     yield
-    TIMES[what] = time.monotonic() - begun
+    TIMES[what] = time.monotonic() - started
     print(f"   ({TIMES[what]:.0f} s)", flush=True)
 
 
 def writable(work: Path, name: str, user: int) -> Path:
-    """A folder as somebody makes it before it is mounted."""
+    """A folder as a user creates it before it is mounted."""
     folder = work / name
     folder.mkdir()
     if os.geteuid() == 0:
@@ -144,7 +143,7 @@ def writable(work: Path, name: str, user: int) -> Path:
 
 
 def on_the_host(work: Path, words: Sequence[str]) -> Path:
-    """The same DAG, without the image, in a copy of the project; its results."""
+    """Run the same pipeline without the image, in a copy of the project; its results."""
     copy = work / "host"
     files = run("git", "ls-files", "--cached", "--others", "--exclude-standard", quiet=True).splitlines()
     for name in files:
@@ -157,8 +156,8 @@ def on_the_host(work: Path, words: Sequence[str]) -> Path:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--engine", choices=["docker", "podman", "chroot"], help="the first that works, if not given")
-    parser.add_argument("--quick", action="store_true", help="one short training instead of the default DAG")
+    parser.add_argument("--engine", choices=["docker", "podman", "chroot"], help="by default the first that works")
+    parser.add_argument("--quick", action="store_true", help="one short training instead of the default pipeline")
     parser.add_argument("--built", action="store_true", help=f"check {IMAGE} as it is, without building it")
     parser.add_argument(
         "--option", action="append", default=[], help="for the build: --option=--build-arg=PYTHON_INDEX=..."
@@ -189,13 +188,13 @@ def main() -> None:
         engine.do([*words, *changed] if changed else [], user=None, mounts={"/app/results": results})
     with timed("digits on the host"):
         host = on_the_host(work, [*words[1:], *changed])
-    with timed("the same numbers?"):
-        run(BIN / "dynat", "same", results, host)
-    with timed("dvc repro, twice, as a user without a name"):
-        folders = {f"/app/{part}": writable(work, f"dvc-{part}", STRANGER) for part in ("results", "data")}
+    with timed("compare the numbers"):
+        run(BIN / "dynat", "diff", results, host)
+    with timed("dvc repro, twice, as an unnamed user"):
+        folders = {f"/app/{part}": writable(work, f"dvc-{part}", UNNAMED_USER) for part in ("results", "data")}
         options = f"--cores all --config {' '.join(QUICK)}"
-        twice = "dvc repro && dvc repro | tee /tmp/said && grep -q 'up to date' /tmp/said"
-        engine.do(["env", f"SNAKEMAKE_OPTS={options}", "sh", "-c", twice], user=STRANGER, mounts=folders)
+        twice = "dvc repro && dvc repro | tee /tmp/output && grep -q 'up to date' /tmp/output"
+        engine.do(["env", f"SNAKEMAKE_OPTS={options}", "sh", "-c", twice], user=UNNAMED_USER, mounts=folders)
     with timed("quick tests in the image"):
         engine.do(["pytest", "-q"], user=None, mounts={})
     shutil.rmtree(work)

@@ -1,13 +1,12 @@
-"""A real Slurm on this machine for as long as the check takes: do the pipeline's jobs run through it, and survive?
+"""Verify the pipeline with a real Slurm, started on this machine for the time of the check.
 
 make slurm-check
 
-Brings up munge, slurmctld and slurmd (Debian: apt-get install slurm-wlm munge) on ports and in a folder of their own,
-with one node of two CPUs and two pretended GPUs (/dev/null and /dev/zero), and with that:
-1. runs a small digits DAG as jobs, cancels a training in the middle, and compares what comes out with a run without
-   Slurm;
+Starts munge, slurmctld and slurmd (Debian: apt-get install slurm-wlm munge) on free ports and in a temporary folder,
+with one node of two CPUs and two fake GPUs (/dev/null and /dev/zero). Then it
+1. runs a small pipeline as jobs, cancels a training in the middle, and compares the numbers with a run without Slurm;
 2. times four independent trainings with two slots and with one.
-All that it started is ended again; the system's own Slurm, if any, is not touched.
+All that it started is stopped at the end; the system's own Slurm, if any, is not touched.
 """
 
 from __future__ import annotations
@@ -28,9 +27,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 BIN = Path(sys.executable).parent
-SMALL = ("preset=digits", "methods=[at,dynat]", "seeds=[0]", "attacks=[clean,pgd-20]", "headline=pgd-20")
+SMALL = ("preset=digits", "select=[at,dynat]", "seeds=[0]", "attacks=[clean,pgd-20]", "headline=pgd-20")
 LIMIT = 0.6
-"""What two slots may take of the time of one."""
+"""Two slots may take at most this share of the time of one."""
 
 SLURM_CONF = """
 ClusterName=check
@@ -66,7 +65,7 @@ PartitionName=all Nodes={host} Default=YES MaxTime=INFINITE State=UP
 
 
 class Cluster:
-    """One node with so many slots: a CPU and a pretended GPU each."""
+    """One node with `slots` slots: a CPU and a fake GPU each."""
 
     def __init__(self, folder: Path, slots: int) -> None:
         self.folder, self.slots = folder, slots
@@ -81,7 +80,7 @@ class Cluster:
     def __enter__(self) -> Cluster:
         for name in ("state", "spool", "bin"):
             (self.folder / name).mkdir(parents=True)
-        # Inside a job Snakemake's plugin forgets SLURM_CONF, and then srun asks for the system's.
+        # Inside a job Snakemake's plugin drops SLURM_CONF, and srun would then use the system's configuration.
         srun = self.folder / "bin" / "srun"
         srun.write_text(f'#!/bin/sh\nSLURM_CONF={self.folder}/slurm.conf exec {shutil.which("srun")} "$@"\n')
         srun.chmod(0o755)
@@ -96,7 +95,7 @@ class Cluster:
                 slurmd_port=free_port(),
             )
         )
-        devices = ("/dev/null", "/dev/zero")[: self.slots]  # files that are there, and that nobody opens
+        devices = ("/dev/null", "/dev/zero")[: self.slots]  # files that exist, and that no job opens
         (self.folder / "gres.conf").write_text("".join(f"Name=gpu File={device}\n" for device in devices))
         key = self.folder / "munge.key"
         key.write_bytes(secrets.token_bytes(128))
@@ -113,19 +112,19 @@ class Cluster:
             wait_until("munge answers", (self.folder / "munge.socket").exists)
             self._start("slurmctld", "-D", "-i")
             self._start("slurmd", "-D", "-N", host)
-            wait_until("the node is idle", lambda: self.ask("sinfo", "-h", "-o", "%T") == "idle", 30)
+            wait_until("the node is idle", lambda: self.output_of("sinfo", "-h", "-o", "%T") == "idle", 30)
         except BaseException:
             self.__exit__()
             raise
         return self
 
     def __exit__(self, *_: object) -> None:
-        for caller in self.callers:  # one that is still there would wait for jobs that nobody runs
+        for caller in self.callers:  # a caller that still runs would wait forever for its jobs
             if caller.poll() is None:
                 caller.kill()
                 caller.wait()
-        if self.processes and self.ask("squeue", "-h"):
-            self.ask("scancel", "--user", getpass.getuser())
+        if self.processes and self.output_of("squeue", "-h"):
+            self.output_of("scancel", "--user", getpass.getuser())
             time.sleep(3)
         for process in reversed(self.processes):
             process.terminate()
@@ -136,17 +135,17 @@ class Cluster:
                 process.wait()
 
     def _start(self, *words: str) -> None:
-        with (self.folder / f"{words[0]}.said").open("wb") as said:
-            self.processes.append(subprocess.Popen(words, env=self.environment, stdout=said, stderr=said))
+        with (self.folder / f"{words[0]}.log").open("wb") as log:
+            self.processes.append(subprocess.Popen(words, env=self.environment, stdout=log, stderr=log))
 
-    def ask(self, *words: str) -> str:
-        """What a command of Slurm answers; nothing, if it fails."""
+    def output_of(self, *words: str) -> str:
+        """The output of a Slurm command; empty if it fails."""
         done = subprocess.run(words, env=self.environment, capture_output=True, text=True, check=False)
         return done.stdout.strip()
 
 
 class Project:
-    """A copy of the project, so that nobody's results are touched."""
+    """A copy of the project, so that existing results are not touched."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -163,19 +162,19 @@ class Project:
                 shutil.copy2(ROOT / name, folder / name)
 
     def snakemake(self, *words: str, cluster: Cluster | None = None) -> subprocess.Popen[bytes]:
-        """Snakemake at work; what it says goes to said.txt. Without accounting, the queue is asked, and often."""
+        """Start Snakemake; its output goes to a file. Without accounting it polls the queue, and often."""
         options = ["--cores", "2"]
         if cluster:
             options = ["--workflow-profile", "slurm", "--slurm-status-command", "squeue", "--slurm-no-account"]
             options += ["--default-resources", "mem_mb=100", "runtime=30", "--latency-wait", "10"]
             options += ["--slurm-init-seconds-before-status-checks", "2", "--seconds-between-status-checks", "2"]
-        with (self.folder / "said.txt").open("wb") as said:
+        with (self.folder / "output.txt").open("wb") as output:
             process = subprocess.Popen(
                 [BIN / "snakemake", *options, *words],
                 cwd=self.folder,
                 env=cluster.environment if cluster else None,
-                stdout=said,
-                stderr=said,
+                stdout=output,
+                stderr=output,
             )
         if cluster:
             cluster.callers.append(process)
@@ -183,11 +182,11 @@ class Project:
 
     def finish(self, process: subprocess.Popen[bytes]) -> None:
         if process.wait() != 0:
-            sys.exit(f"snakemake failed:\n{self.said}")
+            sys.exit(f"snakemake failed:\n{self.output}")
 
     @property
-    def said(self) -> str:
-        return (self.folder / "said.txt").read_text()
+    def output(self) -> str:
+        return (self.folder / "output.txt").read_text()
 
 
 def free_port() -> int:
@@ -201,36 +200,36 @@ def wait_until(what: str, true: Callable[[], bool], seconds: float = 120) -> Non
     end = time.monotonic() + seconds
     while not true():
         if time.monotonic() > end:
-            sys.exit(f"waited {seconds:.0f} s in vain until {what}")
+            sys.exit(f"waited {seconds:.0f} s in vain: {what}")
         time.sleep(0.2)
 
 
 def survives(work: Path, epochs: int) -> None:
-    """A DAG through Slurm, one training cancelled in the middle, ends like the same DAG without Slurm."""
+    """The pipeline through Slurm, with one training cancelled, gives the numbers of a run without Slurm."""
     settings = ["--config", *SMALL, f"training={{epochs: {epochs}}}"]
     through, plain = Project(work / "through"), Project(work / "plain")
     log = through.folder / "logs/train/digits/at-seed0.log"
-    begun = time.monotonic()
+    started = time.monotonic()
     with Cluster(work / "slurm", slots=2) as cluster:
         process = through.snakemake("all", *settings, cluster=cluster)
         wait_until("epoch 3 of a training", lambda: log.exists() and "epoch 3/" in log.read_text())
-        queue = cluster.ask("squeue", "-h", "-O", "JobID:8,tres-per-job:16,State:12,Comment:80").splitlines()
+        queue = cluster.output_of("squeue", "-h", "-O", "JobID:8,tres-per-job:16,State:12,Comment:80").splitlines()
         print("in the queue:", *map(str.rstrip, queue), sep="\n  ")
         (job,) = [line.split()[0] for line in queue if re.search(r"rule_training_wildcards_at", line)]
-        assert all("gpu:1" in line for line in queue), "each training asks for one GPU"
-        cluster.ask("scancel", job)
+        assert all("gpu:1" in line for line in queue), "each training requests one GPU"
+        cluster.output_of("scancel", job)
         print(f"job {job} cancelled after {log.read_text().splitlines()[-1]!r}")
         through.finish(process)
     text = log.read_text()
-    resumed = re.search(r"going on from runs/.*\nepoch (\d+)/", text)
-    assert resumed and int(resumed[1]) >= 3, f"it did not go on from its last epoch:\n{text}"
-    submitted = re.findall(r"has been submitted with SLURM jobid (\d+)", through.said)
-    light = re.findall(r"^localrule (\w+):", through.said, re.MULTILINE)
-    print(f"sent again, it went on with epoch {resumed[1]} of {epochs}")
-    print(f"{len(submitted)} jobs of Slurm, {len(light)} light ones beside Snakemake, {time.monotonic() - begun:.0f} s")
+    resumed = re.search(r"resuming from state/.*\nepoch (\d+)/", text)
+    assert resumed and int(resumed[1]) >= 3, f"it did not resume from its last epoch:\n{text}"
+    submitted = re.findall(r"has been submitted with SLURM jobid (\d+)", through.output)
+    light = re.findall(r"^localrule (\w+):", through.output, re.MULTILINE)
+    print(f"submitted again, it resumed with epoch {resumed[1]} of {epochs}")
+    print(f"{len(submitted)} Slurm jobs, {len(light)} light jobs beside Snakemake, {time.monotonic() - started:.0f} s")
     plain.finish(plain.snakemake("all", *settings))
     same = subprocess.run(
-        [sys.executable, "-m", "dynat", "same", through.folder / "results", plain.folder / "results"],
+        [sys.executable, "-m", "dynat", "diff", through.folder / "results", plain.folder / "results"],
         cwd=ROOT,
         check=False,
     )
@@ -239,17 +238,17 @@ def survives(work: Path, epochs: int) -> None:
 
 def is_faster(work: Path, epochs: int) -> None:
     """Four independent trainings, with two slots and with one."""
-    settings = ["--config", *SMALL, "methods=[at]", "seeds=[0,1,2,3]", f"training={{epochs: {epochs}}}"]
-    wanted = [f"results/digits/at/seed{seed}/target.safetensors" for seed in range(4)]
+    settings = ["--config", *SMALL, "select=[at]", "seeds=[0,1,2,3]", f"training={{epochs: {epochs}}}"]
+    targets = [f"results/digits/at/seed{seed}/target.safetensors" for seed in range(4)]
     seconds = {}
     for slots in (2, 1):
         project = Project(work / f"slots{slots}")
         project.finish(project.snakemake("data/digits/info.json", *settings))
         with Cluster(work / f"slurm{slots}", slots=slots) as cluster:
-            begun = time.monotonic()
-            project.finish(project.snakemake(*wanted, *settings, cluster=cluster))
-            seconds[slots] = time.monotonic() - begun
-        alone = [sum_of_seconds(project.folder / file) for file in wanted]
+            started = time.monotonic()
+            project.finish(project.snakemake(*targets, *settings, cluster=cluster))
+            seconds[slots] = time.monotonic() - started
+        alone = [sum_of_seconds(project.folder / file) for file in targets]
         each = " ".join(f"{value:.0f}" for value in alone)
         print(f"four trainings with {slots} slot(s): {seconds[slots]:.0f} s (of training: {each} s)")
     ratio = seconds[2] / seconds[1]

@@ -1,4 +1,4 @@
-"""Is this environment fit for work? Seconds, not minutes: torch, the GPU if any, the compiler, the configuration.
+"""Verify an environment in seconds: torch, the GPU if any, the compiler, the configuration.
 
 docker run --rm --gpus all dynat python tools/smoke.py
 """
@@ -18,7 +18,7 @@ def main() -> None:
         for index in range(torch.cuda.device_count()):
             print(f"cuda:{index} {torch.cuda.get_device_name(index)}")
     elif shutil.which("nvidia-smi"):
-        sys.exit("nvidia-smi is there, but torch sees no GPU: is the host's driver older than this torch's CUDA?")
+        sys.exit("nvidia-smi exists, but torch sees no GPU: is the host's driver older than the CUDA version of torch?")
     else:
         print("no GPU here (in a container: docker run --gpus all)")
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -29,7 +29,7 @@ def main() -> None:
     print(f"torch.compile works on {device}")
 
     subprocess.run(["dynat", "check"], check=True, stdout=subprocess.DEVNULL)
-    print("params.yaml and its preset are sound")
+    print("params.yaml and its preset are valid")
 
 
 if __name__ == "__main__":

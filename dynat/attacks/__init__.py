@@ -1,8 +1,8 @@
-"""The exam: attacks found by name, and the examination that runs one and checks its claims.
+"""The evaluation attacks, found by name, and the evaluation that runs one and verifies its claims.
 
-The trainer imports nothing from here, so the exam cannot leak into the lesson.
+The trainer imports nothing from here, so the evaluation cannot influence the training.
 """
 
-from dynat.attacks.examine import Examination, examine
+from dynat.attacks.evaluation import Evaluation, evaluate
 
-__all__ = ["Examination", "examine"]
+__all__ = ["Evaluation", "evaluate"]

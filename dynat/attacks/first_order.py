@@ -1,7 +1,8 @@
-"""Attacks that follow a gradient, all through the one inner maximisation.
+"""Attacks that follow a gradient, all through `dynat.pgd.pgd`.
 
-A picture that is fooled stays as it is: a success is never undone by a later step or restart.
-`cw` is, as in this literature, PGD on the logit margin within the ball; the L2 attack of 2017 is `cw-l2`.
+An image that is misclassified stays as it is: no later step or restart undoes a success.
+`cw` is, as in the literature on adversarial training, PGD on the logit margin within the ball; the L2 attack of 2017 is
+`cw-l2`.
 """
 
 from __future__ import annotations
@@ -11,61 +12,64 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from dynat.config import Attack
-from dynat.inner import Ball, climb, starting_point
-from dynat.losses import cross_entropy, margin
+from dynat.config import AttackConfig
+from dynat.nn.losses import cross_entropy, margin
+from dynat.pgd import Ball, starting_point
+from dynat.pgd import pgd as projected_ascent
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 
-LOOK = 5
-"""Steps between two looks at who has fallen: each look waits for the device."""
+CHECK_EVERY = 5
+"""Steps after which images already misclassified are removed from the batch: a check waits for the device."""
 
 
-def clean(model: nn.Module, pictures: Tensor, labels: Tensor, attack: Attack, seed: int) -> Tensor:  # noqa: ARG001
-    """No attack: the pictures as they are."""
-    return pictures
+def clean(model: nn.Module, images: Tensor, labels: Tensor, attack: AttackConfig, seed: int) -> Tensor:  # noqa: ARG001
+    """No attack: the images as they are."""
+    return images
 
 
-def fgsm(model: nn.Module, pictures: Tensor, labels: Tensor, attack: Attack, seed: int) -> Tensor:
-    """One step of eps from the picture itself (Goodfellow et al. 2015); `start: uniform` makes it R+FGSM."""
-    return _ascend(model, pictures, labels, attack, seed, loss=cross_entropy, steps=1)
+def fgsm(model: nn.Module, images: Tensor, labels: Tensor, attack: AttackConfig, seed: int) -> Tensor:
+    """One step of eps from the image itself (Goodfellow et al. 2015); `start: uniform` makes it R+FGSM."""
+    return _ascend(model, images, labels, attack, seed, loss=cross_entropy, steps=1)
 
 
-def pgd(model: nn.Module, pictures: Tensor, labels: Tensor, attack: Attack, seed: int) -> Tensor:
-    return _ascend(model, pictures, labels, attack, seed, loss=cross_entropy, steps=attack.steps or 0)
+def pgd(model: nn.Module, images: Tensor, labels: Tensor, attack: AttackConfig, seed: int) -> Tensor:
+    """Projected gradient ascent on the cross-entropy (Madry et al. 2018)."""
+    return _ascend(model, images, labels, attack, seed, loss=cross_entropy, steps=attack.steps or 0)
 
 
-def cw(model: nn.Module, pictures: Tensor, labels: Tensor, attack: Attack, seed: int) -> Tensor:
-    return _ascend(model, pictures, labels, attack, seed, loss=margin, steps=attack.steps or 0)
+def cw(model: nn.Module, images: Tensor, labels: Tensor, attack: AttackConfig, seed: int) -> Tensor:
+    """Projected gradient ascent on the margin of the logits."""
+    return _ascend(model, images, labels, attack, seed, loss=margin, steps=attack.steps or 0)
 
 
 def _ascend(
-    model: nn.Module, pictures: Tensor, labels: Tensor, attack: Attack, seed: int, *, loss: Loss, steps: int
+    model: nn.Module, images: Tensor, labels: Tensor, attack: AttackConfig, seed: int, *, loss: Loss, steps: int
 ) -> Tensor:
     assert attack.norm and attack.eps is not None and attack.step_size is not None and attack.start and steps > 0, (
         "the config resolves them"
     )
-    ball, generator = Ball(attack.norm, attack.eps), torch.Generator(pictures.device).manual_seed(seed)
-    found = pictures.clone()
-    open_ = torch.arange(len(pictures), device=pictures.device)
+    ball, generator = Ball(attack.norm, attack.eps), torch.Generator(images.device).manual_seed(seed)
+    adversarial = images.clone()
+    remaining = torch.arange(len(images), device=images.device)
     for _ in range(attack.restarts):
-        # Drawn for all, so that where one begins does not hang on who has fallen.
-        point = starting_point(pictures, ball, attack.start, generator)
-        found[open_] = _climb(
-            model, pictures[open_], point[open_], labels[open_],
+        # Drawn for all images, so that a starting point does not depend on which images are already misclassified.
+        start = starting_point(images, ball, attack.start, generator)
+        adversarial[remaining] = _pgd_from(
+            model, images[remaining], start[remaining], labels[remaining],
             loss=loss, ball=ball, steps=steps, step_size=attack.step_size,
         )  # fmt: skip
         with torch.no_grad():
-            open_ = open_[model(found[open_]).argmax(1) == labels[open_]]
-        if not len(open_):
+            remaining = remaining[model(adversarial[remaining]).argmax(1) == labels[remaining]]
+        if not len(remaining):
             break
-    return found
+    return adversarial
 
 
-def _climb(
+def _pgd_from(
     model: nn.Module,
-    pictures: Tensor,
-    point: Tensor,
+    images: Tensor,
+    start: Tensor,
     labels: Tensor,
     *,
     loss: Loss,
@@ -73,26 +77,26 @@ def _climb(
     steps: int,
     step_size: float,
 ) -> Tensor:
-    """The search from `point` on, which drops from the work every few steps what has fallen."""
-    point, open_ = point.clone(), torch.arange(len(pictures), device=pictures.device)
-    for done in range(0, steps, LOOK):
-        wanted, fell = labels[open_], torch.zeros_like(open_, dtype=torch.bool)
+    """PGD from `start`; every few steps, images already misclassified are removed from the batch."""
+    adversarial, remaining = start.clone(), torch.arange(len(images), device=images.device)
+    for finished_steps in range(0, steps, CHECK_EVERY):
+        current_labels, misclassified = labels[remaining], torch.zeros_like(remaining, dtype=torch.bool)
 
-        def stop(logits: Tensor, wanted: Tensor = wanted, fell: Tensor = fell) -> Tensor:
-            fell |= logits.argmax(1) != wanted
-            return fell
+        def stop(logits: Tensor, labels: Tensor = current_labels, misclassified: Tensor = misclassified) -> Tensor:
+            misclassified |= logits.argmax(1) != labels
+            return misclassified
 
-        point[open_] = climb(
+        adversarial[remaining] = projected_ascent(
             model,
-            pictures[open_],
-            point[open_],
-            objective=lambda logits, wanted=wanted: loss(logits, wanted),  # type: ignore[misc]
+            images[remaining],
+            adversarial[remaining],
+            objective=lambda logits, labels=current_labels: loss(logits, labels),  # type: ignore[misc]
             ball=ball,
-            steps=min(LOOK, steps - done),
+            steps=min(CHECK_EVERY, steps - finished_steps),
             step_size=step_size,
             stop=stop,
         )
-        open_ = open_[~fell]
-        if not len(open_):
+        remaining = remaining[~misclassified]
+        if not len(remaining):
             break
-    return point
+    return adversarial

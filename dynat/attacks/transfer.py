@@ -1,39 +1,40 @@
-"""Pictures made against one network, shown to another."""
+"""Transfer attacks: adversarial images made on one network, classified by another."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
 
-from dynat.attacks.examine import batch_seed
-from dynat.config import Attack
-from dynat.data import Pictures, to_pixels
-from dynat.inner import Ball, maximise
-from dynat.losses import cross_entropy
-from dynat.models.state import evaluating
+from dynat.attacks.evaluation import batch_seed
+from dynat.config import AttackConfig
+from dynat.data import LabeledImages, to_pixels
+from dynat.nn.losses import cross_entropy
+from dynat.nn.modes import evaluating
+from dynat.pgd import Ball, pgd, starting_point
 
 
-def transferred(
-    source: nn.Module, targets: dict[str, nn.Module], pictures: Pictures, attack: Attack
+def transfer_verdicts(
+    source: nn.Module, targets: dict[str, nn.Module], image_set: LabeledImages, attack: AttackConfig
 ) -> dict[str, Tensor]:
-    """Which pictures each target still gets right after all steps of PGD against `source`.
+    """Which images each target still classifies correctly after all steps of PGD on `source`.
 
-    It goes on after the source is fooled: a picture that only just fools its source seldom fools another.
+    PGD does not stop when the source is fooled: an image that only just fools its source seldom fools another network.
     """
     assert attack.norm and attack.eps is not None and attack.steps and attack.step_size is not None and attack.start
-    right: dict[str, list[Tensor]] = {name: [] for name in targets}
-    for number, (images, labels) in enumerate(pictures.batches(attack.batch)):
-        found = maximise(
+    correct: dict[str, list[Tensor]] = {name: [] for name in targets}
+    for number, (images, labels) in enumerate(image_set.batches(attack.batch)):
+        ball, pixels = Ball(attack.norm, attack.eps), to_pixels(images)
+        generator = torch.Generator(images.device).manual_seed(batch_seed(attack, number))
+        adversarial = pgd(
             source,
-            to_pixels(images),
+            pixels,
+            starting_point(pixels, ball, attack.start, generator),
             objective=lambda logits, labels=labels: cross_entropy(logits, labels),  # type: ignore[misc]
-            ball=Ball(attack.norm, attack.eps),
+            ball=ball,
             steps=attack.steps,
             step_size=attack.step_size,
-            start=attack.start,
-            generator=torch.Generator(images.device).manual_seed(batch_seed(attack, number)),
         )
         for name, target in targets.items():
             with torch.no_grad(), evaluating(target):
-                right[name].append((target(found).argmax(1) == labels).cpu())
-    return {name: torch.cat(verdicts) for name, verdicts in right.items()}
+                correct[name].append((target(adversarial).argmax(1) == labels).cpu())
+    return {name: torch.cat(verdicts) for name, verdicts in correct.items()}

@@ -1,30 +1,40 @@
-"""The `dynat` command: by hand what each rule of the DAG does. Nothing heavy is imported until it is used."""
+"""The `dynat` command. Each step of the pipeline is a subcommand; heavy imports wait until a command needs them.
+
+app.py        the app, shared options              compute.py   data, train, import, attack, sanity, transfer
+configure.py  check, list                          evaluate.py  evaluate: a checkpoint file
+results.py    metrics, report, export, diff        job.py       the hidden command that the pipeline's rules call
+renamed.py    messages for names of earlier versions
+"""
 
 from __future__ import annotations
 
+import errno
 import sys
 
-from dynat.cli import computing, showing  # noqa: F401  each adds its commands to the app
-from dynat.cli.common import app
+from dynat.cli import compute, configure, evaluate, job, results  # noqa: F401  each adds its commands to the app
+from dynat.cli.app import app
 from dynat.config import ConfigError
+from dynat.runtime.errors import JobError, UserError
+
+CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
 
 
 def main() -> None:
-    """Run the command line; what a person did wrong is a sentence and exit code 2, not a traceback."""
+    """Run the command line. What the user can mend becomes a sentence; every other exception keeps its traceback."""
     try:
         app(prog_name="dynat")
     except ConfigError as error:
-        _leave(f"config: {error}", 2)
-    except (ValueError, FileNotFoundError) as error:
-        _leave(str(error), 2)
-    except RuntimeError as error:
-        if type(error).__name__ not in ("Diverged", "Lost"):
-            raise
-        _leave(str(error), 1)
+        _exit(f"config: {error}", 2)
+    except UserError as error:
+        _exit(str(error), 2)
+    except JobError as error:
+        _exit(str(error), 1)
     except OSError as error:
-        _leave(f"{error.strerror or error}: {error.filename or ''} (is the disk full or read-only?)", 1)
+        if error.errno not in CANNOT_WRITE:
+            raise
+        _exit(f"{error.strerror}: {error.filename or ''} (is the disk full or read-only?)", 1)
 
 
-def _leave(message: str, code: int) -> None:
+def _exit(message: str, code: int) -> None:
     print(f"dynat: {message}", file=sys.stderr)
     raise SystemExit(code)

@@ -1,22 +1,31 @@
-"""What a person may ask for, checked before anything runs. See config/README.md for the manual."""
+"""The typed config of an experiment, checked before anything runs. See config/README.md for the manual."""
 
-from dynat.config.attacks import Attack
-from dynat.config.load import digest, load
-from dynat.config.parts import Dataset, Threat
-from dynat.config.schema import ExamSpec, Experiment, ProbeSpec, Run, TrainingSpec, TransferSpec
-from dynat.config.strict import ConfigError
+from dynat.config.attacks import AttackConfig, SanityConfig
+from dynat.config.base import ConfigError
+from dynat.config.checkpoint import Checkpoint, Normalization
+from dynat.config.dataset import DatasetConfig, ThreatModel
+from dynat.config.experiment import Experiment
+from dynat.config.presets import digest, load, of_content
+from dynat.config.run import Run
+from dynat.config.specs import EvaluationSpec, ImportSpec, JobSpec, SanitySpec, TrainingSpec, TransferSpec
 
 __all__ = [
-    "Attack",
+    "AttackConfig",
+    "Checkpoint",
     "ConfigError",
-    "Dataset",
-    "ExamSpec",
+    "DatasetConfig",
+    "EvaluationSpec",
     "Experiment",
-    "ProbeSpec",
+    "ImportSpec",
+    "JobSpec",
+    "Normalization",
     "Run",
-    "Threat",
+    "SanityConfig",
+    "SanitySpec",
+    "ThreatModel",
     "TrainingSpec",
     "TransferSpec",
     "digest",
     "load",
+    "of_content",
 ]

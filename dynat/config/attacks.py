@@ -1,4 +1,4 @@
-"""What an examination asks: one attack, and the small ones by which an evaluation examines itself."""
+"""The attacks of an evaluation, and the small ones of the sanity checks."""
 
 from __future__ import annotations
 
@@ -6,106 +6,121 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from dynat.config import names
-from dynat.config.parts import Count, NotNegative, Positive, Threat
-from dynat.config.strict import Strict, Whole
+from dynat.config import registry
+from dynat.config.base import Count, NotNegative, Positive, Seed, StrictModel, Whole
+from dynat.config.dataset import ThreatModel
 
-View = Literal["auto", "none", "float32", "float16", "bfloat16"]
+SurrogatePrecision = Literal["auto", "none", "float32", "float16", "bfloat16"]
 
 
-class Attack(Strict):
-    """One column of the table: an attack at a radius on one of a run's checkpoints."""
+class AttackConfig(StrictModel):
+    """One column of the table: an attack within a radius, on one of the two saved states of a row."""
 
     kind: str
+    """`clean`, `fgsm`, `pgd`, `cw`, `cw-l2`, `apgd-ce`, `apgd-t`, `fab-t`, `square`, `autoattack`, or a plug-in's. The
+    name of the column may give it: `pgd-20`."""
     steps: Count | None = None
-    """Steps; iterations of each search for cw-l2, queries for square. The kind's own number where not given."""
+    """`pgd`, `cw`: steps, by default 20. `cw-l2`: iterations of each search, by default 1000. `square`: queries, by
+    default 5000."""
     step_size: NotNegative | None = None
-    """Pixels per step, a quarter of eps where not given; for cw-l2 Adam's learning rate, 0.01."""
+    """Pixels of [0,1] per step; by default a quarter of `eps`, and for `fgsm` `eps` itself. `cw-l2`: Adam's learning
+    rate, by default 0.01."""
     start: Literal["uniform", "none"] | None = None
-    """Uniform in the ball, or the picture itself; where not given, uniform, but for fgsm the picture."""
+    """Where the attack starts: uniformly in the ball, or at the image. By default at the image for `fgsm` and uniformly
+    for the others; `start: uniform` makes FGSM the variant with a random start."""
     restarts: Count = 1
-    searches: Count | None = None
-    """cw-l2: how often the weight of being wrong is searched anew; 9 where not given."""
+    """`pgd`, `cw`, `fgsm`: number of random restarts; an image counts as broken if one of them breaks it."""
+    binary_search_steps: Count | None = None
+    """`cw-l2`: steps of the binary search for the weight of the classification term; by default 9."""
     eps: NotNegative | None = None
-    """Radius; the threat model's where not given. 0 is for checks: nothing may fall."""
+    """Radius in pixels of [0,1]; by default that of the threat model. 0 (for `pgd`, `cw`, `fgsm`) is a check: it must
+    break no image."""
     norm: Literal["linf", "l2"] | None = None
-    """Norm; the threat model's where not given."""
-    pictures: Count | None = None
-    """Only the first so many test pictures; all where not given. Said in the table."""
+    """Norm of the ball; by default that of the threat model."""
+    images: Count | None = None
+    """Attack only this many test images, the first ones; by default all. The table says so."""
     weights: Literal["best", "last"] = "best"
-    """The checkpoint to examine: chosen on the validation split, or that of the last epoch."""
-    view: View = "auto"
-    """What the search asks: a view of the network in this precision, auto float16 on a GPU and float32 elsewhere, or,
-    none, the network itself, which has the last word in any case."""
+    """The weights to attack: those of the epoch chosen by validation, or of the last epoch."""
+    surrogate: SurrogatePrecision = "auto"
+    """The model that the attack queries: a copy of the network with BatchNorm folded into the convolutions, in this
+    precision, or with `none` the network itself. `auto` is `float16` on a GPU and `float32` elsewhere. Every claimed
+    adversarial image is verified by the plain float32 network; see
+    [docs/evaluation.md](../docs/evaluation.md)."""
     batch: Count = 250
-    seed: Annotated[Whole, Field(ge=0)] = 0
+    """Images attacked at once."""
+    seed: Seed = 0
+    """Seed of the attack."""
 
     @field_validator("kind")
     @classmethod
     def _kind(cls, value: str) -> str:
-        return names.known("attack", value, names.ATTACKS)
+        return registry.known("attack", value, registry.ATTACKS)
 
     @model_validator(mode="after")
-    def _reads_what_is_given(self) -> Attack:
-        facts = names.ATTACKS[self.kind]
-        for setting in names.TUNED:
-            if setting not in facts.reads and getattr(self, setting) != type(self).model_fields[setting].default:
-                read = f"it reads {', '.join(facts.reads)}" if facts.reads else "it has none of its own"
+    def _reads_what_is_given(self) -> AttackConfig:
+        info = registry.ATTACKS[self.kind]
+        for setting in registry.KIND_SETTINGS:
+            if setting not in info.reads and getattr(self, setting) != type(self).model_fields[setting].default:
+                read = f"it reads {', '.join(info.reads)}" if info.reads else "it has none of its own"
                 raise ValueError(f"{setting} is not a setting of attack '{self.kind}': {read}")
-        if self.norm is not None and self.norm not in facts.norms:
-            raise ValueError(
-                f"attack '{self.kind}' measures in {facts.norms[0]}: set norm: {facts.norms[0]} and an eps"
-            )
-        if self.eps == 0 and "start" not in facts.reads:
+        if self.norm is not None and self.norm not in info.norms:
+            raise ValueError(f"attack '{self.kind}' measures in {info.norms[0]}: set norm: {info.norms[0]} and an eps")
+        if self.eps == 0 and "start" not in info.reads:
             raise ValueError(f"eps 0 is for pgd, cw and fgsm; attack '{self.kind}' needs a radius above zero")
         if self.step_size == 0 and self.eps != 0:
-            raise ValueError("step_size 0 goes nowhere: leave it out for a quarter of eps")
+            raise ValueError("step_size 0 never moves: leave it out for a quarter of eps")
         return self
 
 
-class Probing(Strict):
-    """Small examinations of every run: the validity gates, the curves and the matrix of transfer rest on them."""
+class SanityConfig(StrictModel):
+    """Small evaluations of every row: the sanity checks, the curves and the transfer matrix use them."""
 
-    pictures: Count = 200
-    """The first so many test pictures."""
+    images: Count = 200
+    """Number of test images, the first ones."""
     radii: Annotated[tuple[NotNegative, ...], Field(min_length=1)] = (0, 0.25, 0.5, 0.75, 1, 1.25, 1.5, 1.75, 2)
-    """PGD-20 at these multiples of the threat's eps."""
+    """PGD-20 at these multiples of the `eps` of the threat model."""
     steps: Annotated[tuple[Count, ...], Field(min_length=1)] = (1, 2, 5, 10, 20, 50, 100)
-    """PGD with so many steps at the threat's eps."""
+    """PGD with these numbers of steps, each of a quarter of `eps`; at least one above 20."""
     restarts: Annotated[Whole, Field(ge=2)] = 5
-    """PGD-20 with so many restarts, against one."""
+    """PGD-20 with this number of restarts, compared with one."""
     queries: Count = 1000
-    """Queries of Square, which sees no gradient."""
-    large: Positive = 0.5
-    """A radius at which nothing may stand: under linf every picture can become grey; of l2 twenty times eps."""
-    view: View = "auto"
-    """What these searches ask."""
+    """Queries of the Square attack, which uses no gradient."""
+    large_eps: Positive = 0.5
+    """`linf`: the radius in pixels of [0,1] at which every image must be broken, since all can become gray. Under `l2`
+    it is twenty times `eps`."""
+    surrogate: SurrogatePrecision = "auto"
+    """The model that these attacks query; as for an attack."""
 
     @field_validator("steps")
     @classmethod
-    def _more_than_usual(cls, value: tuple[int, ...]) -> tuple[int, ...]:
+    def _more_than_twenty(cls, value: tuple[int, ...]) -> tuple[int, ...]:
         if max(value) <= 20:
-            raise ValueError("name at least one above 20: a gate holds the largest against 20 steps")
+            raise ValueError("name at least one above 20: a sanity check compares the largest with 20 steps")
         return value
 
-    def attacks(self, threat: Threat) -> dict[str, Attack]:
-        """The examinations by name; equal ones may have two names."""
+    def attacks(self, threat: ThreatModel) -> dict[str, AttackConfig]:
+        """The attacks by name; equal ones may have two names."""
 
-        def pgd(eps: float, steps: int = 20, step: float = 0.25, restarts: int = 1) -> Attack:
-            return Attack(
+        def pgd(eps: float, steps: int = 20, step: float = 0.25, restarts: int = 1) -> AttackConfig:
+            return AttackConfig(
                 kind="pgd", norm=threat.norm, eps=eps, steps=steps, step_size=eps * step, start="uniform",
-                restarts=restarts, pictures=self.pictures, view=self.view,
+                restarts=restarts, images=self.images, surrogate=self.surrogate,
             )  # fmt: skip
 
         radii = sorted({0.0, *self.radii})
-        fits = [radius for radius in radii if threat.norm != "linf" or radius * threat.eps < 1]
-        square = Attack(
-            kind="square", norm=threat.norm, eps=threat.eps, steps=self.queries, pictures=self.pictures, view=self.view
+        inside = [radius for radius in radii if threat.norm != "linf" or radius * threat.eps < 1]
+        square = AttackConfig(
+            kind="square",
+            norm=threat.norm,
+            eps=threat.eps,
+            steps=self.queries,
+            images=self.images,
+            surrogate=self.surrogate,
         )
         return {
-            **{f"eps-{radius:g}": pgd(radius * threat.eps) for radius in fits},
+            **{f"eps-{radius:g}": pgd(radius * threat.eps) for radius in inside},
             **{f"steps-{steps}": pgd(threat.eps, steps) for steps in sorted({1, 20, *self.steps})},
             f"restarts-{self.restarts}": pgd(threat.eps, restarts=self.restarts),
-            "large": pgd(self.large if threat.norm == "linf" else 20 * threat.eps, steps=50, step=0.1),
+            "large_eps": pgd(self.large_eps if threat.norm == "linf" else 20 * threat.eps, steps=50, step=0.1),
             "square": square,
         }

@@ -1,19 +1,19 @@
-"""Pictures: one module per source, one format on disk, two tensors per split in memory.
+"""Images: one module per source, one format on disk, two tensors per split in memory.
 
 To add a source: a module with `prepare(config, root) -> Dataset`, and an entry in
-`dynat.config.names.SOURCES`.
+`dynat.config.registry.SOURCES`.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from dynat.config import Dataset as DatasetConfig
-from dynat.config.names import SOURCES, known, locate
-from dynat.data.augment import augment
-from dynat.data.pictures import INFO, DataError, Dataset, Pictures, load, save, split, to_pixels
+from dynat.config import DatasetConfig
+from dynat.config.registry import SOURCES, known, locate
+from dynat.data.augmentation import augment
+from dynat.data.images import INFO, DataError, Dataset, LabeledImages, load, save, split, to_pixels
 
-__all__ = ["INFO", "DataError", "Dataset", "Pictures", "augment", "load", "prepare", "save", "split", "to_pixels"]
+__all__ = ["INFO", "DataError", "Dataset", "LabeledImages", "augment", "load", "prepare", "save", "split", "to_pixels"]
 
 
 def prepare(config: DatasetConfig, root: Path) -> Path:

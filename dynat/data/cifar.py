@@ -1,7 +1,7 @@
 """CIFAR-10 and CIFAR-100 (Krizhevsky 2009) through torchvision, every file checked against its published MD5.
 
-The archive comes from the official place, from `mirror:`, or from a folder that has it already, `path:`.
-What is downloaded or unpacked stays in `<root>/downloads`, for all data sets made of it.
+The archive comes from the official server, from `mirror:`, or from a folder that already contains it, `path:`.
+What is downloaded or unpacked stays in `<root>/downloads` and is shared by all data sets made from it.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ import torch
 from torchvision.datasets import CIFAR10, CIFAR100
 from torchvision.datasets.utils import check_integrity, extract_archive
 
-from dynat.config import Dataset as DatasetConfig
-from dynat.data.pictures import DataError, Dataset, Pictures, split
+from dynat.config import DatasetConfig
+from dynat.data.images import DataError, Dataset, LabeledImages, split
 
 READERS: dict[str, Any] = {"cifar10": CIFAR10, "cifar100": CIFAR100}
-SILENCE = 60.0
-"""Seconds without a byte after which a server is given up."""
+TIMEOUT = 60.0
+"""Seconds without a byte after which a download fails."""
 CITATION = "A. Krizhevsky (2009). Learning Multiple Layers of Features from Tiny Images. Technical report."
 
 
@@ -38,25 +38,25 @@ def prepare(config: DatasetConfig, root: Path) -> Dataset:
         folder = _downloaded(reader, config.mirror, downloads)
     _check_batches(reader, folder)
     official = reader(folder, train=True)
-    learning, test = _pictures(official), _pictures(reader(folder, train=False))
-    train, validation = split(learning.labels, config.validation, config.split_seed)
-    return Dataset.of(
+    train_and_validation, test = _labeled_images(official), _labeled_images(reader(folder, train=False))
+    train, validation = split(train_and_validation.labels, config.validation, config.split_seed)
+    return Dataset.from_splits(
         name=config.name,
         classes=tuple(official.classes),
-        about={"source": config.source, "split_seed": config.split_seed, "citation": CITATION},
-        train=learning[train],
-        validation=learning[validation],
+        origin={"source": config.source, "split_seed": config.split_seed, "citation": CITATION},
+        train=train_and_validation[train],
+        validation=train_and_validation[validation],
         test=test,
     )
 
 
-def _pictures(official: Any) -> Pictures:
+def _labeled_images(official: Any) -> LabeledImages:
     images = np.ascontiguousarray(official.data.transpose(0, 3, 1, 2))
-    return Pictures(torch.from_numpy(images), torch.tensor(official.targets, dtype=torch.int64))
+    return LabeledImages(torch.from_numpy(images), torch.tensor(official.targets, dtype=torch.int64))
 
 
 def _existing(reader: Any, path: Path, downloads: Path) -> Path:
-    """The folder to read from, given what the user has; nothing is written into theirs."""
+    """The folder to read from, given the user's folder or archive; nothing is written into the user's folder."""
     if path.name == reader.base_folder:
         path = path.parent
     if (path / reader.base_folder).is_dir():
@@ -75,12 +75,12 @@ def _existing(reader: Any, path: Path, downloads: Path) -> Path:
 
 
 def _downloaded(reader: Any, mirror: str | None, downloads: Path) -> Path:
-    """The folder with the unpacked archive; downloads and unpacks only what is not there whole."""
+    """The folder with the unpacked archive; downloads and unpacks only what is missing or damaged."""
     url = reader.url if mirror is None else f"{mirror.rstrip('/')}/{reader.filename}"
     source = type(reader.__name__, (reader,), {"url": url})
     downloads.mkdir(parents=True, exist_ok=True)
     try:
-        with _patience(SILENCE):
+        with _socket_timeout(TIMEOUT):
             source(downloads, download=True)
     except (
         OSError,
@@ -92,20 +92,20 @@ def _downloaded(reader: Any, mirror: str | None, downloads: Path) -> Path:
         zlib.error,
     ) as error:
         archive = downloads / reader.filename
-        came, removed = archive.exists(), ""
-        if came and not check_integrity(archive, reader.tgz_md5):
+        removed = ""
+        if archive.exists() and not check_integrity(archive, reader.tgz_md5):
             archive.unlink()
             removed = " What arrived is incomplete or not the published file, and has been deleted."
         raise DataError(
             f"{archive}: could not be fetched from {url} ({error}).{removed} Try again; or name another "
             f"server with dataset.mirror (the URL of a folder with {reader.filename}); or put the file into "
-            "a folder of yours and name that folder with dataset.path"
+            "a folder of your own and name that folder with dataset.path"
         ) from error
     return downloads
 
 
 def _check_batches(reader: Any, folder: Path) -> None:
-    """Say which unpacked file is not as published, before anything is unpickled."""
+    """Name the unpacked file that differs from the published one, before anything is unpickled."""
     expected = [*reader.train_list, *reader.test_list, (reader.meta["filename"], reader.meta["md5"])]
     for name, md5 in expected:
         file = folder / reader.base_folder / name
@@ -115,8 +115,8 @@ def _check_batches(reader: Any, folder: Path) -> None:
 
 
 @contextmanager
-def _patience(seconds: float) -> Iterator[None]:
-    """torchvision sets no time limit: a server that falls silent would hold the pipeline for ever."""
+def _socket_timeout(seconds: float) -> Iterator[None]:
+    """torchvision sets no time limit: a server that stops sending would block the pipeline forever."""
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(seconds)
     try:

@@ -1,4 +1,4 @@
-"""Handwritten digits of 8x8 pixels that ship inside scikit-learn: no download, 1,797 pictures, 10 classes."""
+"""Handwritten digits of 8x8 pixels that ship inside scikit-learn: no download, 1,797 images, 10 classes."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from dynat.config import Dataset as DatasetConfig
-from dynat.data.pictures import Dataset, Pictures, split
+from dynat.config import DatasetConfig
+from dynat.data.images import Dataset, LabeledImages, split
 
 TEST_SHARE = 0.2
 CITATION = (
@@ -17,21 +17,21 @@ CITATION = (
 )
 
 
-def prepare(config: DatasetConfig, root: Path) -> Dataset:  # noqa: ARG001 - every source is called alike
+def prepare(config: DatasetConfig, root: Path) -> Dataset:  # noqa: ARG001 - every source has this signature
     """The source has no split: a stratified fifth is test, `config.validation` of the rest is held out."""
-    from sklearn.datasets import load_digits  # the training itself does without scikit-learn
+    from sklearn.datasets import load_digits  # training itself does not need scikit-learn
 
     source = load_digits()
-    grey = np.round(source.images * (255 / 16)).astype(np.uint8)  # 0..16 ink levels to 0..255
-    everything = Pictures(torch.from_numpy(grey[:, None]), torch.from_numpy(source.target.astype(np.int64)))
-    rest, test = split(everything.labels, TEST_SHARE, config.split_seed)
-    learning = everything[rest]
-    train, validation = split(learning.labels, config.validation, config.split_seed)
-    return Dataset.of(
+    gray = np.round(source.images * (255 / 16)).astype(np.uint8)  # 0..16 ink levels to 0..255
+    all_images = LabeledImages(torch.from_numpy(gray[:, None]), torch.from_numpy(source.target.astype(np.int64)))
+    rest, test = split(all_images.labels, TEST_SHARE, config.split_seed)
+    train_and_validation = all_images[rest]
+    train, validation = split(train_and_validation.labels, config.validation, config.split_seed)
+    return Dataset.from_splits(
         name=config.name,
         classes=tuple(str(name) for name in source.target_names),
-        about={"source": "digits", "split_seed": config.split_seed, "citation": CITATION},
-        train=learning[train],
-        validation=learning[validation],
-        test=everything[test],
+        origin={"source": "digits", "split_seed": config.split_seed, "citation": CITATION},
+        train=train_and_validation[train],
+        validation=train_and_validation[validation],
+        test=all_images[test],
     )

@@ -1,15 +1,11 @@
-"""One training as files: pictures in; weights, resolved config and history out, each written whole."""
+"""One training as files: images in; weights, resolved config and history out, each written whole."""
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 import os
 import platform
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors.torch import save
@@ -17,129 +13,142 @@ from safetensors.torch import save
 import dynat
 from dynat import data, provenance
 from dynat.config import TrainingSpec, digest
-from dynat.files import atomic_text, atomic_write
-from dynat.jobs.ranks import joined, world
-from dynat.jobs.terminal import choose_device, track
-from dynat.places import Places
+from dynat.nn.mixed_precision import compute_dtype
+from dynat.nn.numerics import set_training_numerics
+from dynat.results.history import write_history
+from dynat.results.paths import Paths, SeedFiles
+from dynat.results.records import DatasetInfo, ParameterCounts, TrainingRecord, write_record
+from dynat.runtime.device import choose_device
+from dynat.runtime.files import atomic_write
+from dynat.runtime.progress import track
 from dynat.training import Trained, TrainingState, train
-from dynat.training.precision import arithmetic
-from dynat.training.world import World
+from dynat.training.distributed import Distributed
 
 
 def run_training(
     spec: TrainingSpec,
     *,
     seed: int,
-    places: Places,
+    paths: Paths,
     device: str = "auto",
     say: Callable[[str], None] = print,
 ) -> Path:
-    """Train what `spec` says and publish it; a training that was interrupted goes on."""
-    torch.backends.cudnn.benchmark = True  # a training's batches are of one shape
-    torch.backends.cudnn.allow_tf32 = spec.run.precision != "float32"  # which torch allows convolutions by default
-    with joined(world(), choose_device(device)) as chosen:
-        return _train(spec, seed, places, chosen, world(), say)
+    """Train the run of `spec` and publish it; an interrupted training resumes from its state."""
+    set_training_numerics(spec.run.precision)
+    distributed = Distributed.from_environment()
+    with distributed.process_group(choose_device(device)) as chosen:
+        return _train(spec, seed, paths, chosen, distributed, say if distributed.is_main else _silent)
 
 
 def _train(
-    spec: TrainingSpec, seed: int, places: Places, chosen: torch.device, world: World, say: Callable[[str], None]
+    spec: TrainingSpec,
+    seed: int,
+    paths: Paths,
+    device: torch.device,
+    distributed: Distributed,
+    say: Callable[[str], None],
 ) -> Path:
-    say = say if world.leads else _silent
-    pictures = data.load(places.pictures(spec.data))
+    images = data.load(paths.dataset(spec.data))
     code = provenance.code_digest(provenance.training_sources(spec.run.method))
-    low = str(arithmetic(spec.run.precision, chosen))
-    name = digest(spec, seed, pictures.digest, code, chosen.type, low, torch.__version__)
-    state = TrainingState(places.state / name)
-    folder = places.seed(spec.preset, spec.name, seed)
-    say(f"{spec.name} seed {seed}: {len(pictures.train)} pictures, {spec.run.epochs} epochs on {chosen}")
+    dtype = str(compute_dtype(spec.run.precision, device))
+    name = digest(spec, seed, images.digest, code, device.type, dtype, torch.__version__)
+    state = TrainingState(paths.training_state(name))
+    files = paths.seed_files(spec.preset, spec.name, seed)
+    say(f"{spec.name} seed {seed}: {len(images.train)} images, {spec.run.epochs} epochs on {device}")
     if state.file.exists():
-        say(f"going on from {state.folder}")
+        say(f"resuming from {state.folder}")
     trained = train(
         spec.run,
         spec.threat,
-        pictures,
+        images,
         seed=seed,
-        device=chosen,
+        device=device,
         state=state,
-        world=world,
-        report=lambda row: say(line(row, spec.run.epochs)),
-        track=track if world.leads else lambda steps, total, title: steps,
+        distributed=distributed,
+        report=lambda row: say(epoch_line(row, spec.run.epochs)),
+        track=track if distributed.is_main else lambda steps, total, title: steps,
     )
-    if not world.leads:
-        return folder
-    publish(folder, trained, _config(spec, seed, pictures, trained, name, chosen))
+    if not distributed.is_main:
+        return files.folder
+    publish(files, trained, _record(spec, seed, images, trained, name, device))
     state.discard()
-    say(f"best epoch {trained.best_epoch} of {spec.run.epochs}; written to {folder}")
-    return folder
+    say(f"best epoch {trained.best_epoch} of {spec.run.epochs}; written to {files.folder}")
+    return files.folder
 
 
 def _silent(_: str) -> None:
-    """For the processes that do not lead."""
+    """For the processes of a distributed training that do not report."""
 
 
-def publish(folder: Path, trained: Trained, config: dict[str, Any]) -> None:
-    weights = {"target": trained.target, "target-last": trained.target_last, "guide": trained.guide}
-    # One note, because safetensors writes several in random order: equal trainings, equal files.
-    notes = {"training": f"{config['name']} seed {config['seed']}, digest {config['digest']}"}
-    for name, tensors in weights.items():
-        file = folder / f"{name}.safetensors"
+def publish(files: SeedFiles, trained: Trained, record: TrainingRecord) -> None:
+    """Write the weights, the history, and last the record of a training or of an imported checkpoint."""
+    weights = {files.target(): trained.target, files.target("last"): trained.target_last, files.guide: trained.guide}
+    # One note, because safetensors writes several in random order: equal trainings give equal files.
+    notes = {"training": f"{record.name} seed {record.seed}, digest {record.digest}"}
+    for file, tensors in weights.items():
         if tensors is None:
             file.unlink(missing_ok=True)  # of a training that had a guide, under the same name
         else:
             content = save({key: value.cpu() for key, value in tensors.items()}, notes)
             atomic_write(file, lambda path, content=content: path.write_bytes(content))  # type: ignore[misc]
-    atomic_text(folder / "history.csv", _csv(trained.history))
-    atomic_text(folder / "config.json", json.dumps(config, indent=2) + "\n")
+    write_history(files.history, trained.history)
+    write_record(files.config, record)
 
 
-def line(row: dict[str, float], epochs: int) -> str:
-    """An epoch as a person reads it in a log."""
-    said = [f"epoch {row['epoch']:.0f}/{epochs}", f"loss {row['loss']:.3f}", f"lr {row['learning_rate']:g}"]
+def epoch_line(row: dict[str, float], epochs: int) -> str:
+    """An epoch as a line of a log."""
+    words = [f"epoch {row['epoch']:.0f}/{epochs}", f"loss {row['loss']:.3f}", f"lr {row['learning_rate']:g}"]
     for name, title in (("label_accuracy", "labels"), ("clean", "clean"), ("pgd", "PGD")):
         if name in row:
-            said.append(f"{title} {100 * row[name]:.1f} %")
-    return "  ".join([*said, f"{row['seconds']:.1f} s"])
+            words.append(f"{title} {100 * row[name]:.1f} %")
+    return "  ".join([*words, f"{row['seconds']:.1f} s"])
 
 
-def _config(
-    spec: TrainingSpec, seed: int, pictures: data.Dataset, trained: Trained, name: str, device: torch.device
-) -> dict[str, Any]:
-    return {
-        **spec.model_dump(mode="json"),
-        "seed": seed,
-        "digest": name,
-        "dataset": about(pictures),
-        "best_epoch": trained.best_epoch,
-        "training_seconds": sum(row["seconds"] for row in trained.history),
-        "parameters": {
-            "target": _size(trained.target),
-            "guide": None if trained.guide is None else _size(trained.guide),
-        },
-        "versions": {
-            "dynat": dynat.__version__,
-            "torch": torch.__version__,
-            "python": platform.python_version(),
-        },
-        "machine": machine(device),
-        "arithmetic": str(arithmetic(spec.run.precision, device)).removeprefix("torch."),
-    }
+def _record(
+    spec: TrainingSpec, seed: int, images: data.Dataset, trained: Trained, name: str, device: torch.device
+) -> TrainingRecord:
+    return TrainingRecord(
+        plugins=spec.plugins,
+        preset=spec.preset,
+        name=spec.name,
+        data=spec.data,
+        threat=spec.threat,
+        config=spec.run,
+        seed=seed,
+        digest=name,
+        dataset=dataset_info(images),
+        best_epoch=trained.best_epoch,
+        training_seconds=sum(row["seconds"] for row in trained.history),
+        parameters=ParameterCounts(
+            target=_size(trained.target), guide=None if trained.guide is None else _size(trained.guide)
+        ),
+        versions=versions(),
+        machine=machine(device),
+        compute_dtype=str(compute_dtype(spec.run.precision, device)).removeprefix("torch."),
+    )
 
 
-def about(pictures: data.Dataset) -> dict[str, Any]:
-    """The data set as a result's config describes it."""
-    return {
-        "name": pictures.name,
-        "digest": pictures.digest,
-        "classes": list(pictures.classes),
-        "channels": pictures.channels,
-        "size": pictures.size,
-        "train": len(pictures.train),
-        "validation": len(pictures.validation),
-        "test": len(pictures.test),
-    }
+def dataset_info(images: data.Dataset) -> DatasetInfo:
+    """The data set as results describe it."""
+    return DatasetInfo(
+        name=images.name,
+        digest=images.digest,
+        classes=images.classes,
+        channels=images.channels,
+        size=images.size,
+        train=len(images.train),
+        validation=len(images.validation),
+        test=len(images.test),
+    )
+
+
+def versions() -> dict[str, str]:
+    """Versions of the software that a result was made with."""
+    return {"dynat": dynat.__version__, "torch": torch.__version__, "python": platform.python_version()}
 
 
 def machine(device: torch.device) -> str:
+    """The GPU, or the CPU and how much of it is used."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     used = torch.get_num_threads()
@@ -147,17 +156,5 @@ def machine(device: torch.device) -> str:
 
 
 def _size(weights: dict[str, torch.Tensor]) -> int:
-    """Trained numbers; BatchNorm's running statistics are not trained."""
+    """Number of trained parameters; BatchNorm's running statistics are not trained."""
     return sum(w.numel() for name, w in weights.items() if "running_" not in name and "num_batches" not in name)
-
-
-def _csv(rows: list[dict[str, float]]) -> str:
-    columns: dict[str, None] = {}
-    for row in rows:
-        columns |= dict.fromkeys(row)
-    ordered = [*(name for name in columns if name != "seconds"), "seconds"]
-    out = io.StringIO()
-    writer = csv.DictWriter(out, ordered, restval="", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return out.getvalue()

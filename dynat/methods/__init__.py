@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from dynat.config import Run, Threat, names
-from dynat.inner import Ball
-from dynat.methods.base import Found, Lesson, Method, Parts, objective_for
-from dynat.methods.labels import LABEL_SOURCES
+from dynat.config import Run, ThreatModel, registry
+from dynat.methods.base import AttackResult, LossTerms, Method, StepInputs
+from dynat.pgd import Ball
 
-__all__ = ["LABEL_SOURCES", "Found", "Lesson", "Method", "Parts", "build", "objective_for"]
+__all__ = ["AttackResult", "LossTerms", "Method", "StepInputs", "build"]
 
 
-def build(run: Run, threat: Threat) -> Method:
+def build(run: Run, threat: ThreatModel) -> Method:
     """The method that a run names, set up as the run says."""
     eps = run.inner.eps if run.inner.eps is not None else threat.eps
-    made = names.locate(names.METHODS[run.method].where)(run, Ball(threat.norm, eps))
-    assert isinstance(made, Method)
-    return made
+    method = registry.locate(registry.METHODS[run.method].where)(run, Ball(threat.norm, eps))
+    assert isinstance(method, Method)
+    return method

@@ -1,4 +1,4 @@
-"""Adversarial training (Madry et al. 2018): CE on the adversarial pictures.
+"""Adversarial training (Madry et al. 2018): CE on the adversarial images.
 
 Driven by dynamic labels, beside the guide's own CE, it is DYNAT (arXiv 2408.13102, Algorithm 1). With
 `consistency` above zero it adds KL(p(x)||p(x')), the other reading of the paper's balance parameter.
@@ -6,11 +6,12 @@ Driven by dynamic labels, beside the guide's own CE, it is DYNAT (arXiv 2408.131
 
 from __future__ import annotations
 
-from dynat.losses import cross_entropy
-from dynat.methods.base import Lesson, Method, Parts
+from dynat.methods.base import LossTerms, Method, StepInputs
+from dynat.nn.losses import cross_entropy
 
 
 class AdversarialTraining(Method):
-    def loss(self, lesson: Lesson) -> Parts:
-        adversarial = lesson.target(lesson.adversarial)
-        return {"ce": cross_entropy(adversarial, lesson.labels)} | self.clean_side(lesson, adversarial)
+    def loss(self, inputs: StepInputs) -> LossTerms:
+        adversarial = inputs.target(inputs.adversarial)
+        terms = {"ce": cross_entropy(adversarial, inputs.labels)}
+        return self.add_clean_forward(terms, inputs, adversarial)

@@ -1,7 +1,7 @@
-"""What a method is: a loss on the target, given pictures and labels.
+"""What a method is: an inner attack and a loss on the target, given images and labels.
 
-A method never learns whether its labels are true or dynamic and never sees the truth beside them; that is
-what makes DYNAT+GAIRAT a line in a config rather than a file of code.
+A method does not know whether its labels are true or dynamic, and its loss never sees the true labels beside them;
+that is what makes DYNAT + GAIRAT a line in a config instead of new code.
 """
 
 from __future__ import annotations
@@ -14,119 +14,99 @@ import torch
 from torch import Tensor, nn
 
 from dynat.config import Run
-from dynat.inner import Ball, Objective, climb, starting_point
-from dynat.losses import cross_entropy, kl
-from dynat.models.state import evaluating
+from dynat.nn.losses import cross_entropy, kl
+from dynat.nn.modes import evaluating
+from dynat.pgd import Ball, Objective, pgd, starting_point
 
-Parts = dict[str, Tensor]
-"""The terms of a loss by name, each already weighted, a value per picture."""
+LossTerms = dict[str, Tensor]
+"""The terms of a loss by name, each already weighted, a value per image."""
 
 
 @dataclass(frozen=True)
-class Found:
-    """What the inner maximisation brings back."""
+class AttackResult:
+    """What the inner attack returns."""
 
-    pictures: Tensor
+    images: Tensor
     correct_steps: Tensor | None = None
-    """How many iterates were still classified as labelled, for methods that count."""
+    """The number of iterates that were still classified as labeled, for methods that count them."""
 
 
 @dataclass(frozen=True)
-class Lesson:
-    """All that a method may see of one training step."""
+class StepInputs:
+    """All that the loss of a method may see of one training step."""
 
     target: nn.Module
     clean: Tensor
     labels: Tensor
-    found: Found
+    attack: AttackResult
     guide_logits: Tensor | None
     progress: float
     """Finished share of the training, in [0,1)."""
     average: Callable[[Sequence[Tensor]], None] = lambda tensors: None
-    """Makes each tensor its mean over all processes that share this batch; for a loss that compares its pictures."""
+    """Replaces tensors by their means over all processes of this batch; for losses normalized over the batch."""
 
     @property
     def adversarial(self) -> Tensor:
-        return self.found.pictures
+        return self.attack.images
 
 
 class Method:
-    """Base of all methods. A subclass states its loss; the search for pictures is shared."""
+    """Base of all methods. A subclass states its loss; PGD on its objective is shared."""
 
-    own_objective: ClassVar[str] = "ce"
+    default_objective: ClassVar[str] = "ce"
+    """What the inner attack maximizes where the run's `inner.objective` is `method`."""
 
     def __init__(self, run: Run, ball: Ball) -> None:
         self.run = run
         self.ball = ball
+        self.steps = run.inner.steps
+        self.step_size = run.inner.step_size or ball.eps / 4
 
-    def start(self, clean: Tensor, generator: torch.Generator) -> Tensor:
-        """Where the search of a step begins; nothing after it is random."""
+    def starting_point(self, clean: Tensor, generator: torch.Generator) -> Tensor:
+        """Where the inner attack of a step begins; nothing after it is random."""
         return starting_point(clean, self.ball, self.run.inner.start, generator)
 
-    def search(
-        self,
-        target: nn.Module,
-        clean: Tensor,
-        start: Tensor,
-        *,
-        labels: Tensor,  # noqa: ARG002 - for methods that watch the search
-        objective: Objective,
-        progress: float,  # noqa: ARG002 - for methods whose search changes over training
-    ) -> Found:
-        """The adversarial pictures of one step."""
-        return Found(self.climb(target, clean, start, objective))
+    def objective(self, target: nn.Module, clean: Tensor, *, labels: Tensor, truth: Tensor) -> Objective:
+        """What the inner attack maximizes: the method's own objective or the run's choice."""
+        chosen: str = self.run.inner.objective
+        if chosen == "method":
+            chosen = self.default_objective
+        if chosen == "kl":
+            with torch.no_grad(), evaluating(target):
+                clean_logits = target(clean)
+            return lambda logits: kl(clean_logits, logits)
+        if chosen == "ce-true":
+            return lambda logits: cross_entropy(logits, truth)
+        return lambda logits: cross_entropy(logits, labels)
 
-    def climb(
+    def attack(
         self,
         target: nn.Module,
         clean: Tensor,
         start: Tensor,
-        objective: Objective,
         *,
-        watch: Callable[[Tensor], None] | None = None,
-        stop: Callable[[Tensor], Tensor] | None = None,
-    ) -> Tensor:
-        """The inner maximisation as the run sets it up."""
-        inner = self.run.inner
-        assert inner.step_size is not None
-        return climb(
-            target,
-            clean,
-            start,
-            objective=objective,
-            ball=self.ball,
-            steps=inner.steps,
-            step_size=inner.step_size,
-            watch=watch,
-            stop=stop,
+        labels: Tensor,  # noqa: ARG002 - for methods that observe the iterates
+        objective: Objective,
+        progress: float,  # noqa: ARG002 - for methods whose attack changes over training
+    ) -> AttackResult:
+        """The adversarial images of one step, found by PGD from `start`."""
+        return AttackResult(
+            pgd(target, clean, start, objective=objective, ball=self.ball, steps=self.steps, step_size=self.step_size)
         )
 
-    def loss(self, lesson: Lesson) -> Parts:
+    def loss(self, inputs: StepInputs) -> LossTerms:
         raise NotImplementedError
 
-    def clean_side(self, lesson: Lesson, adversarial_logits: Tensor) -> Parts:
-        """The clean batch after the adversarial one: as a KL term, or for BatchNorm's statistics alone.
+    def add_clean_forward(self, terms: LossTerms, inputs: StepInputs, adversarial_logits: Tensor) -> LossTerms:
+        """`terms` after a forward of the clean batch: with a consistency term, or for BatchNorm's statistics alone.
 
-        The DYNAT and LBGAT releases run a clean forward that no loss reads. It is no waste: it moves the
-        target's running statistics halfway to clean pictures, which changes the accuracy at test time.
+        The DYNAT and LBGAT releases run a clean forward that no loss reads. It has an effect: it moves the target's
+        running statistics halfway to clean images, which changes the accuracy at test time.
         """
         if self.run.consistency:
-            clean_logits = lesson.target(lesson.clean)
-            return {"consistency": self.run.consistency * kl(clean_logits, adversarial_logits)}
+            clean_logits = inputs.target(inputs.clean)
+            return {**terms, "consistency": self.run.consistency * kl(clean_logits, adversarial_logits)}
         if self.run.clean_forward:
             with torch.no_grad():
-                lesson.target(lesson.clean)
-        return {}
-
-
-def objective_for(method: Method, target: nn.Module, clean: Tensor, *, labels: Tensor, truth: Tensor) -> Objective:
-    """What the run's inner maximisation makes large."""
-    name: str = method.run.inner.objective
-    if name == "own":
-        name = method.own_objective
-    if name == "kl":
-        with torch.no_grad(), evaluating(target):
-            reference = target(clean)
-        return lambda logits: kl(reference, logits)
-    wanted = truth if name == "ce-true" else labels
-    return lambda logits: cross_entropy(logits, wanted)
+                inputs.target(inputs.clean)
+        return terms

@@ -1,9 +1,9 @@
-"""GAIRAT (Zhang et al. 2021): CE weighted by how near a picture is to the decision boundary.
+"""GAIRAT (Zhang et al. 2021): CE weighted by how near an image is to the decision boundary.
 
-Nearness is counted during the search: kappa, the number of iterates before an update that are still
-classified as labelled (all of them, as released; the paper speaks of the first that is not). A picture that
-falls early weighs much. Weights have mean 1 over the batch and carry no gradient. Known for looking strong
-under PGD and falling under C&W and AutoAttack: report those.
+Nearness is counted during the inner attack: kappa, the number of iterates before an update that are still
+classified as labeled (all of them, as released; the paper speaks of the first that is not). An image that
+is broken early gets a large weight. Weights have mean 1 over the batch and carry no gradient. It is known for high
+accuracy under PGD and low accuracy under C&W and AutoAttack: report those.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from dynat.inner import Objective
-from dynat.losses import cross_entropy
-from dynat.methods.base import Found, Lesson, Method, Parts
+from dynat.methods.base import AttackResult, LossTerms, Method, StepInputs
+from dynat.nn.losses import cross_entropy
+from dynat.pgd import Objective, pgd
 
 WEIGHTINGS: dict[str, Callable[[Tensor, float], Tensor]] = {
     # from kappa/K in [0,1] and the tightness
@@ -26,7 +26,7 @@ WEIGHTINGS: dict[str, Callable[[Tensor, float], Tensor]] = {
 
 
 class Gairat(Method):
-    def search(
+    def attack(
         self,
         target: nn.Module,
         clean: Tensor,
@@ -35,30 +35,33 @@ class Gairat(Method):
         labels: Tensor,
         objective: Objective,
         progress: float,  # noqa: ARG002
-    ) -> Found:
+    ) -> AttackResult:
         kappa = torch.zeros(len(clean), device=clean.device)
 
         def count(logits: Tensor) -> None:
             kappa.add_(logits.argmax(1) == labels)
 
-        pictures = self.climb(target, clean, start, objective, watch=count)
-        return Found(pictures, correct_steps=kappa)
+        images = pgd(
+            target, clean, start, objective=objective, ball=self.ball,
+            steps=self.steps, step_size=self.step_size, observe=count,
+        )  # fmt: skip
+        return AttackResult(images, correct_steps=kappa)
 
-    def loss(self, lesson: Lesson) -> Parts:
-        adversarial = lesson.target(lesson.adversarial)
-        weighted = self.weights(lesson) * cross_entropy(adversarial, lesson.labels)
-        return {"ce": weighted} | self.clean_side(lesson, adversarial)
+    def loss(self, inputs: StepInputs) -> LossTerms:
+        adversarial = inputs.target(inputs.adversarial)
+        weighted = self.weights(inputs) * cross_entropy(adversarial, inputs.labels)
+        return self.add_clean_forward({"ce": weighted}, inputs, adversarial)
 
     @torch.no_grad()
-    def weights(self, lesson: Lesson) -> Tensor:
-        kappa, options = lesson.found.correct_steps, self.run.options
+    def weights(self, inputs: StepInputs) -> Tensor:
+        kappa, options = inputs.attack.correct_steps, self.run.options
         assert kappa is not None
-        if lesson.progress < options["burn_in"]:
+        if inputs.progress < options["burn_in"]:
             return torch.ones_like(kappa)
         steps = self.run.inner.steps
         # Discrete: (K + 1 - kappa) / (K + 1); the others read kappa / K.
         share = kappa / (steps + 1 if options["weighting"] == "discrete" else steps)
         weights = WEIGHTINGS[options["weighting"]](share, options["tightness"])
         total = weights.sum()
-        lesson.average([total])
+        inputs.average([total])
         return weights * len(weights) / total

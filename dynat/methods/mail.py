@@ -1,8 +1,8 @@
-"""MAIL (Liu et al. 2021): a picture weighs by the margin of its adversarial probabilities.
+"""MAIL (Liu et al. 2021): each image is weighted by the margin of its adversarial probabilities.
 
     m = max_{k != l} p_k(x') - p_l(x'),   w = 3 sigmoid(slope * (m + bias)),   no gradient through w
 
-The factor 3 stands for the release's "normalisation": weights are not brought to mean 1. After a burn-in:
+The factor 3 stands for the release's "normalization": weights are not brought to mean 1. After a burn-in:
 MAIL-AT weights AT's CE, MAIL-TRADES the KL of TRADES.
 """
 
@@ -13,36 +13,36 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from dynat.losses import cross_entropy, kl, probability_gap
-from dynat.methods.base import Lesson, Method, Parts
+from dynat.methods.base import LossTerms, Method, StepInputs
+from dynat.nn.losses import cross_entropy, kl, probability_gap
 
 
 class _Mail(Method):
     @torch.no_grad()
-    def weights(self, lesson: Lesson, adversarial_logits: Tensor) -> Tensor:
+    def weights(self, inputs: StepInputs, adversarial_logits: Tensor) -> Tensor:
         options = self.run.options
-        if lesson.progress < options["burn_in"]:
+        if inputs.progress < options["burn_in"]:
             return torch.ones_like(adversarial_logits[:, 0])
         return 3 * torch.sigmoid(
-            options["slope"] * (probability_gap(adversarial_logits, lesson.labels) + options["bias"])
+            options["slope"] * (probability_gap(adversarial_logits, inputs.labels) + options["bias"])
         )
 
 
 class MailAt(_Mail):
-    def loss(self, lesson: Lesson) -> Parts:
-        adversarial = lesson.target(lesson.adversarial)
-        weighted = self.weights(lesson, adversarial) * cross_entropy(adversarial, lesson.labels)
-        return {"ce": weighted} | self.clean_side(lesson, adversarial)
+    def loss(self, inputs: StepInputs) -> LossTerms:
+        adversarial = inputs.target(inputs.adversarial)
+        weighted = self.weights(inputs, adversarial) * cross_entropy(adversarial, inputs.labels)
+        return self.add_clean_forward({"ce": weighted}, inputs, adversarial)
 
 
 class MailTrades(_Mail):
-    own_objective: ClassVar[str] = "kl"
+    default_objective: ClassVar[str] = "kl"
 
-    def loss(self, lesson: Lesson) -> Parts:
-        clean = lesson.target(lesson.clean)
-        adversarial = lesson.target(lesson.adversarial)
-        weights = self.weights(lesson, adversarial)
+    def loss(self, inputs: StepInputs) -> LossTerms:
+        clean = inputs.target(inputs.clean)
+        adversarial = inputs.target(inputs.adversarial)
+        weights = self.weights(inputs, adversarial)
         return {
-            "ce": cross_entropy(clean, lesson.labels),
+            "ce": cross_entropy(clean, inputs.labels),
             "consistency": self.run.consistency * weights * kl(clean, adversarial),
         }

@@ -1,4 +1,4 @@
-"""Natural training: CE on the clean pictures. What the table needs to show what robustness costs."""
+"""Natural training: CE on the clean images. The baseline that shows what robustness costs."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dynat.losses import cross_entropy
-from dynat.methods.base import Found, Lesson, Method, Parts
+from dynat.methods.base import AttackResult, LossTerms, Method, StepInputs
+from dynat.nn.losses import cross_entropy
 
 
 class Natural(Method):
-    def start(self, clean: Tensor, generator: torch.Generator) -> Tensor:  # noqa: ARG002
+    def starting_point(self, clean: Tensor, generator: torch.Generator) -> Tensor:  # noqa: ARG002
         return clean
 
-    def search(self, target: nn.Module, clean: Tensor, start: Tensor, **_: Any) -> Found:  # noqa: ARG002
-        return Found(clean)
+    def attack(self, target: nn.Module, clean: Tensor, start: Tensor, **_: Any) -> AttackResult:  # noqa: ARG002
+        return AttackResult(clean)
 
-    def loss(self, lesson: Lesson) -> Parts:
-        return {"ce": cross_entropy(lesson.target(lesson.clean), lesson.labels)}
+    def loss(self, inputs: StepInputs) -> LossTerms:
+        return {"ce": cross_entropy(inputs.target(inputs.clean), inputs.labels)}

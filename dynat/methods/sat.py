@@ -1,22 +1,22 @@
-"""SAT, the probability-gap curriculum (Sitawarin et al. 2021): adversarial pictures grow harder with training.
+"""SAT, the probability-gap curriculum (Sitawarin et al. 2021): adversarial images grow harder over training.
 
-A picture's search stops where it is once max_{j != l} p_j - p_l passes a threshold. The threshold rises from
-`easy` to 1, at which nothing stops and SAT is AT. Linear over the first `ramp` of the training: the shape of
-the ramp is our choice, the loss is AT's.
+The attack on an image stops once max_{j != l} p_j - p_l passes a threshold. The threshold rises from `easy` to 1,
+at which nothing stops and SAT is AT. It rises linearly over the first `ramp` of the training: the shape of the ramp is
+our choice, the loss is AT's.
 """
 
 from __future__ import annotations
 
 from torch import Tensor, nn
 
-from dynat.inner import Objective
-from dynat.losses import probability_gap
 from dynat.methods.at import AdversarialTraining
-from dynat.methods.base import Found
+from dynat.methods.base import AttackResult
+from dynat.nn.losses import probability_gap
+from dynat.pgd import Objective, pgd
 
 
 class Sat(AdversarialTraining):
-    def search(
+    def attack(
         self,
         target: nn.Module,
         clean: Tensor,
@@ -25,13 +25,18 @@ class Sat(AdversarialTraining):
         labels: Tensor,
         objective: Objective,
         progress: float,
-    ) -> Found:
+    ) -> AttackResult:
         threshold = self.threshold(progress)
 
         def hard_enough(logits: Tensor) -> Tensor:
             return probability_gap(logits, labels) > threshold
 
-        return Found(self.climb(target, clean, start, objective, stop=hard_enough))
+        return AttackResult(
+            pgd(
+                target, clean, start, objective=objective, ball=self.ball,
+                steps=self.steps, step_size=self.step_size, stop=hard_enough,
+            )
+        )  # fmt: skip
 
     def threshold(self, progress: float) -> float:
         easy, ramp = self.run.options["easy"], self.run.options["ramp"]

@@ -1,7 +1,7 @@
-"""TRADES (Zhang et al. 2019): CE on the clean pictures + consistency * KL(p(x) || p(x')).
+"""TRADES (Zhang et al. 2019): CE on the clean images + consistency * KL(p(x) || p(x')).
 
-The adversarial pictures maximise that KL. Both of its sides carry gradient: detaching the clean one costs
-points of robustness silently. One clean forward serves both terms (the release runs a second one whose only
+The adversarial images maximize that KL. Both of its sides carry gradient: detaching the clean one silently costs robust
+accuracy. One clean forward serves both terms (the release runs a second one whose only
 effect is a third update of BatchNorm's statistics).
 """
 
@@ -9,17 +9,17 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from dynat.losses import cross_entropy, kl
-from dynat.methods.base import Lesson, Method, Parts
+from dynat.methods.base import LossTerms, Method, StepInputs
+from dynat.nn.losses import cross_entropy, kl
 
 
 class Trades(Method):
-    own_objective: ClassVar[str] = "kl"
+    default_objective: ClassVar[str] = "kl"
 
-    def loss(self, lesson: Lesson) -> Parts:
-        clean = lesson.target(lesson.clean)
-        adversarial = lesson.target(lesson.adversarial)
+    def loss(self, inputs: StepInputs) -> LossTerms:
+        clean = inputs.target(inputs.clean)
+        adversarial = inputs.target(inputs.adversarial)
         return {
-            "ce": cross_entropy(clean, lesson.labels),
+            "ce": cross_entropy(clean, inputs.labels),
             "consistency": self.run.consistency * kl(clean, adversarial),
         }

@@ -1,9 +1,9 @@
-"""Pre-activation ResNet-18 for small pictures (He et al. 2016, arXiv 1603.05027): BatchNorm and ReLU come before a
+"""Pre-activation ResNet-18 for small images (He et al. 2016, arXiv 1603.05027): BatchNorm and ReLU come before a
 convolution, and nothing follows the sum.
 
 `preact_resnet18` ends in BatchNorm and ReLU, as in the paper and in the releases of robust overfitting (Rice et al.)
 and AWP; `preact_resnet18_bare` does not, as in those of fast adversarial training. Parameter names are theirs. The
-mean over all positions takes any picture size.
+mean over all positions takes any image size.
 """
 
 from __future__ import annotations

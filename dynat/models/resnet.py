@@ -1,9 +1,9 @@
-"""ResNet-18 for small pictures (He et al. 2016, arXiv 1512.03385): 3x3 first convolution, no pooling.
+"""ResNet-18 for small images (He et al. 2016, arXiv 1512.03385): 3x3 first convolution, no pooling.
 
 Two networks with the same 11.17 M parameters, told apart by the strides of the four layers:
-`resnet18` (1,2,2,2) is what most of the literature means, 0.56 G multiply-adds on a 32x32 picture;
+`resnet18` (1,2,2,2) is what most of the literature means, 0.56 G multiply-adds on a 32x32 image;
 `resnet18_heavy` (1,1,2,2) keeps the second layer at full size, 1.76 G, and is the guide of LBGAT and DYNAT.
-Parameter names are those of the TRADES and AWP releases. The mean over all positions takes any picture size.
+Parameter names are those of the TRADES and AWP releases. The mean over all positions takes any image size.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The network of the `digits` preset: two convolutions, made for 8x8 pictures on one CPU core.
+"""The network of the `digits` preset: two convolutions, made for 8x8 images on one CPU core.
 
 At that size a layer costs its overhead, not its arithmetic, so it is as shallow as still withstands PGD at
 eps 0.15: 20 epochs of adversarial training (7 steps of 0.04) gave 98 to 99 % clean and 81 % under PGD-20 with
@@ -30,7 +30,7 @@ def small(*, classes: int, channels: int) -> nn.Sequential:
 
 
 class Cells(nn.Module):
-    """Average pooling to CELLS x CELLS, for pictures of any size; nothing to do for 8x8 ones.
+    """Average pooling to CELLS x CELLS, for images of any size; nothing to do for 8x8 ones.
 
     Pooling 4x4 cells to 4x4 is no change, but torch computes it, and it was two fifths of the forward.
     """

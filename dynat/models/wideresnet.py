@@ -3,7 +3,7 @@
 Parameter names are those of the TRADES release, on which LBGAT and DYNAT build. Two differences: the second
 copy of the first group that their constructor makes and no forward uses is not made here (2.1 M dead weights
 at WRN-34-10), and there is no dropout, which all of them set to 0. The mean over all positions takes any
-picture size.
+image size.
 """
 
 from __future__ import annotations

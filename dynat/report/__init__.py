@@ -1,91 +1,78 @@
-"""From outcome files to a page a reader can trust. One way: outcomes, metrics.json, then all that is shown.
+"""From the metrics of every run to tables, figures and a page. Reads result files through dynat.results alone.
 
-    outcomes.py     reads what training and evaluation left
-    metrics.py      one run's numbers            statistics.py   interval, paired test, correction
-    comparisons.py  run against run, paired      words.py        how things are called and written
-    contrasts.py    runs that differ in one thing: twins and ablations
-    gates.py        whether an examination can be believed
-    tables.py, latex.py          CSV, Markdown, LaTeX
-    figures.py, pairs.py, strength.py, gallery.py, drawing.py   SVG and PNG
-    page.py         report.html
+    comparisons.py   run against run, paired            label_pairs.py   runs that differ in labels, or in a field
+    tables.py, ablations.py                             what a table holds; CSV and Markdown
+    latex.py         the main table in LaTeX            run_table.py     one run by itself
+    figure_list.py   the one list of figures            figures.py       drawing them, with attack_strength.py,
+    plotting.py      style shared by all figures                         pairs.py, gallery.py
+    page.py          report.html                        model_card.py    the card of an exported run
+    formatting.py    titles and numbers as text         markdown.py      the one printer of Markdown tables
 
 Nothing here imports torch.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from dynat.config import Experiment
-from dynat.files import atomic_text
+from dynat.results.paths import ExperimentFiles
+from dynat.results.records import RunMetrics, required
+from dynat.runtime.errors import UserError
+from dynat.runtime.files import atomic_text
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["write_metrics", "write_report"]
+__all__ = ["read_all_metrics", "write_report"]
 
 
-def write_metrics(run_folder: Path, attacks: Sequence[str] | None = None) -> Path:
-    """Turn the outcomes of one run, those of `attacks` or all there are, into its metrics.json."""
-    from dynat.report.metrics import run_metrics
+def write_report(files: ExperimentFiles, experiment: Experiment) -> None:
+    """Write the tables, figures and report.html of an experiment."""
+    from dynat.report import ablations, comparisons, figures, latex, page, tables
 
-    file = run_folder / "metrics.json"
-    atomic_text(file, json.dumps(run_metrics(run_folder, attacks), indent=2) + "\n")
-    return file
-
-
-def write_report(results: Path, experiment: Experiment) -> None:
-    """Write tables, figures and report.html of an experiment into `results` (results/<preset>)."""
-    from dynat.report import comparisons, contrasts, figures, latex, page, tables
-
-    metrics = read_metrics(results, experiment)
-    compared = comparisons.compare(results, metrics, tables.columns(experiment, metrics))
+    metrics = read_all_metrics(files, experiment)
+    compared = comparisons.compare(files, metrics, tables.columns(experiment, metrics))
     table = tables.build(experiment, metrics, compared)
-    atomic_text(results / "tables" / "main.csv", tables.to_csv(table))
-    atomic_text(results / "tables" / "main.md", tables.to_markdown(table))
-    atomic_text(results / "tables" / "main.tex", latex.to_tex(table))
-    ablated = contrasts.ablations(results, experiment, metrics)
-    atomic_text(results / "tables" / "ablations.md", contrasts.to_markdown(ablated, table))
-    atomic_text(results / "tables" / "ablations.csv", contrasts.to_csv(ablated))
-    captions = figures.draw_all(results, experiment, metrics, _histories(results, metrics))
-    atomic_text(results / "report.html", page.render(results, experiment, metrics, table, captions))
+    atomic_text(files.table("main", "csv"), tables.to_csv(table))
+    atomic_text(files.table("main", "md"), tables.to_markdown(table))
+    atomic_text(files.table("main", "tex"), latex.to_tex(table))
+    ablated = ablations.ablations(files, experiment, metrics)
+    atomic_text(files.table("ablations", "md"), ablations.to_markdown(ablated, table))
+    atomic_text(files.table("ablations", "csv"), ablations.to_csv(ablated))
+    captions = figures.draw_all(files, experiment, metrics, _histories(files, experiment, metrics))
+    atomic_text(files.report, page.render(files, experiment, metrics, table, captions))
 
 
-def read_metrics(results: Path, experiment: Experiment) -> dict[str, dict[str, Any]]:
-    """The metrics of every run of the experiment, in its order, checked to be about the same attacks."""
-    from dynat.report.outcomes import needed, read_json
+def read_all_metrics(files: ExperimentFiles, experiment: Experiment) -> dict[str, RunMetrics]:
+    """The metrics of every row of the experiment, in its order, checked to be about the same attacks."""
+    from dynat.results.metrics import read_metrics
 
-    metrics: dict[str, dict[str, Any]] = {}
-    for run in experiment.runs:
-        file = results / run / "metrics.json"
-        metrics[run] = read_json(file)
+    metrics: dict[str, RunMetrics] = {}
+    for name in experiment.rows:
+        run = files.run(name)
+        metrics[name] = read_metrics(run)
         for attack in experiment.attacks:
-            if attack not in metrics[run]["attacks"]:
-                needed(results / run / "outcomes" / f"{attack}.csv")
-                raise ValueError(f"{file}: knows nothing of attack '{attack}'; delete it and make it again")
-        foreign = [name for name in (metrics[run]["worst"] or {}).get("attacks", []) if name not in experiment.attacks]
+            if attack not in metrics[name].attacks:
+                required(run.outcome(attack))
+                raise UserError(f"{run.metrics}: has no attack '{attack}'; delete it and make it again")
+        worst_case = metrics[name].worst_case
+        foreign = [attack for attack in (worst_case.attacks if worst_case else ()) if attack not in experiment.attacks]
         if foreign:
-            raise ValueError(
-                f"{file}: its worst case counts '{foreign[0]}', an attack that the experiment does not name; "
-                f"delete {results / run / 'outcomes' / foreign[0]}.* and {file}, and make it again"
+            raise UserError(
+                f"{run.metrics}: its worst case counts '{foreign[0]}', an attack that the experiment does not name; "
+                f"delete {run.outcome(foreign[0]).with_suffix('')}.* and {run.metrics}, and make it again"
             )
     return metrics
 
 
-def _histories(results: Path, metrics: Mapping[str, Mapping[str, Any]]) -> dict[str, pd.DataFrame]:
-    """Every run's epochs, the seeds below one another."""
-    import pandas as pd
-
-    from dynat.report.outcomes import read_history
+def _histories(
+    files: ExperimentFiles, experiment: Experiment, metrics: Mapping[str, RunMetrics]
+) -> dict[str, pd.DataFrame]:
+    """Every trained run's epochs, the seeds below one another."""
+    from dynat.results.history import history_of
 
     return {
-        run: pd.concat(
-            [read_history(results / run / f"seed{seed}").assign(seed=seed) for seed in m["seeds"]],
-            ignore_index=True,
-        )
-        for run, m in metrics.items()
-        if m["config"]["method"] != "external"
+        name: history_of({seed: files.run(name).seed(seed) for seed in metrics[name].seeds}) for name in experiment.runs
     }

@@ -1,25 +1,25 @@
-"""Which runs can be told apart: in every column, each run against the best one on the same pictures.
+"""Which runs can be told apart: in every column, each run against the best one on the same images.
 
-Exact McNemar over the seeds that both runs have. The best of a column is chosen by the same pictures, so any two of
+Exact McNemar over the seeds that both runs have. The best of a column is chosen by the same images, so any two of
 its runs might have been compared: p-values are multiplied by the number of those pairs. Against a run that was fixed
-beforehand, Holm's correction for the comparisons made is enough. Either way the test speaks about these trained
-networks on these pictures; how much another training would differ is what the spread over seeds shows.
+beforehand, Holm's correction for the comparisons made is enough. Either way the test compares these trained networks
+on these images; how much another training would differ is what the spread over seeds shows.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
-from dynat.report.outcomes import read_outcome, worst_case
-from dynat.report.statistics import holm, mcnemar
+from dynat.results.outcomes import read_outcome, worst_case
+from dynat.results.paths import ExperimentFiles, RunFiles
+from dynat.results.records import RunMetrics, Summary
+from dynat.results.statistics import holm, mcnemar
 
-WORST = "worst"
-"""The name of the column that no single attack makes."""
+WORST = "worst_case"
+"""The name of the column that is no single attack."""
 
 LEVEL = 0.05
 
@@ -31,7 +31,7 @@ class Comparison:
     column: str
     run: str
     best: str
-    pictures: int
+    images: int
     seeds: tuple[int, ...]
     only_run: int
     only_best: int
@@ -40,7 +40,7 @@ class Comparison:
     p_corrected: float | None
     """For how many comparisons were made, or might have been."""
     difference: float | None = None
-    """How much larger a share of the common pictures, over the common seeds, the run withstands."""
+    """Accuracy of the run minus accuracy of the best, over the common images and seeds."""
 
     @property
     def distinguishable(self) -> bool:
@@ -50,51 +50,54 @@ class Comparison:
 
     @property
     def behind(self) -> bool:
-        """Whether the run is told from the best as the worse of the two. Seeds that only one of them has can make a
-        run best which loses on the common ones."""
+        """Whether the run is distinguishable from the best and worse. (A run can be best because of seeds that the
+        other run does not have, and lose on the common ones.)"""
         return self.distinguishable and self.only_run < self.only_best
 
 
-def column_metrics(metrics: Mapping[str, Any], column: str) -> Mapping[str, Any] | None:
-    """What a run's metrics say in one column; None where it has no such outcome."""
-    found: Mapping[str, Any] | None = metrics["worst"] if column == WORST else metrics["attacks"].get(column)
-    return found
+def column_metrics(metrics: RunMetrics, column: str) -> Summary | None:
+    """A run's accuracy in one column; None where it has no such outcome."""
+    return metrics.worst_case if column == WORST else metrics.attacks.get(column)
 
 
-def best_runs(metrics: Mapping[str, Mapping[str, Any]], column: str) -> list[str]:
+def best_runs(metrics: Mapping[str, RunMetrics], column: str) -> list[str]:
     """The run, or the tied runs, of the highest accuracy; in the order of the table."""
-    accuracy = {run: cell["accuracy"] for run, m in metrics.items() if (cell := column_metrics(m, column))}
+    accuracy = {run: cell.accuracy for run, m in metrics.items() if (cell := column_metrics(m, column))}
     top = max(accuracy.values(), default=0.0)
     return [run for run, value in accuracy.items() if top - value < 1e-12]
 
 
-def compare(results: Path, metrics: Mapping[str, Mapping[str, Any]], columns: Sequence[str]) -> list[Comparison]:
-    """Every run against the best, column by column; verdicts come from the outcomes in `results`."""
-    found: list[Comparison] = []
+def compare(files: ExperimentFiles, metrics: Mapping[str, RunMetrics], columns: Sequence[str]) -> list[Comparison]:
+    """Every run against the best, column by column; verdicts are read from the outcomes."""
+    comparisons: list[Comparison] = []
     for column in columns:
         best = best_runs(metrics, column)[0]
-        verdicts = {run: _verdicts(results / run, m, column) for run, m in metrics.items() if column_metrics(m, column)}
+        verdicts = {
+            run: _verdicts(files.run(run), m, column) for run, m in metrics.items() if column_metrics(m, column)
+        }
         pairs = len(verdicts) * (len(verdicts) - 1) / 2
         for test in (_pair(column, run, best, verdicts) for run in verdicts if run != best):
-            found.append(replace(test, p_corrected=None if test.p is None else min(1.0, pairs * test.p)))
-    return found
+            comparisons.append(replace(test, p_corrected=None if test.p is None else min(1.0, pairs * test.p)))
+    return comparisons
 
 
 def against(
-    results: Path, metrics: Mapping[str, Mapping[str, Any]], column: str, reference: str, runs: Sequence[str]
+    files: ExperimentFiles, metrics: Mapping[str, RunMetrics], column: str, reference: str, runs: Sequence[str]
 ) -> dict[str, Comparison]:
     """`runs` against one run in a column, corrected for their number."""
     have = [run for run in runs if column_metrics(metrics[run], column)]
     if not have or not column_metrics(metrics[reference], column):
         return {}
-    verdicts = {run: _verdicts(results / run, metrics[run], column) for run in (reference, *have)}
+    verdicts = {run: _verdicts(files.run(run), metrics[run], column) for run in (reference, *have)}
     return {c.run: c for c in _by_holm([_pair(column, run, reference, verdicts) for run in have])}
 
 
-def _verdicts(run_folder: Path, metrics: Mapping[str, Any], column: str) -> pd.Series[int]:
-    names = metrics["worst"]["attacks"] if column == WORST else [column]
-    outcomes = [read_outcome(run_folder, name) for name in names]
-    table = worst_case(outcomes) if column == WORST else outcomes[0].verdicts
+def _verdicts(run: RunFiles, metrics: RunMetrics, column: str) -> pd.Series[int]:
+    if column == WORST:
+        assert metrics.worst_case is not None, "only runs that have a worst case are compared in it"
+        table = worst_case([read_outcome(run, name) for name in metrics.worst_case.attacks])
+    else:
+        table = read_outcome(run, column).verdicts
     return table.set_index(["seed", "index"])["correct"]
 
 

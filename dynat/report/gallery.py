@@ -1,46 +1,47 @@
-"""The gallery: what an attack does to pictures of one run, and what the network then says they are."""
+"""The gallery: images of one run before and after an attack, with the network's predictions."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
-from safetensors.numpy import load_file
 
-from dynat.config import Experiment
-from dynat.report import drawing, words
-from dynat.report.drawing import FAINT, INK, RIGHT, WRONG
-
-Tensors = dict[str, NDArray[Any]]
+from dynat.config import Experiment, Run
+from dynat.report import formatting, plotting
+from dynat.report.plotting import FAINT, INK, RIGHT, WRONG, Drawn
+from dynat.results.outcomes import Examples, read_examples
+from dynat.results.paths import ExperimentFiles
+from dynat.results.records import RunMetrics
 
 SHOWN = 8
 PIXELS = 160
-"""Every picture is enlarged to about this many, nearest neighbour, so that no viewer smooths it."""
+"""Every image is enlarged to about this many, nearest neighbour, so that no viewer smooths it."""
 
 
-def gallery(results: Path, experiment: Experiment, metrics: Mapping[str, Mapping[str, Any]]) -> tuple[Figure, str]:
-    """Clean pictures, amplified perturbations, adversarial pictures: the first run with dynamic labels."""
-    found = _examples(results, experiment)
-    if found is None:
-        reason = "no run with dynamic labels has kept a picture that an attack changed"
-        return drawing.placeholder("Adversarial pictures", reason), reason.capitalize() + "."
-    run, attack, tensors = found
-    clean, adversarial = tensors["clean"], tensors["adversarial"]
+def gallery(files: ExperimentFiles, experiment: Experiment, metrics: Mapping[str, RunMetrics]) -> Drawn | None:
+    """Clean images, amplified perturbations, adversarial images; None where no attack changed an image."""
+    chosen = _examples(files, experiment)
+    if chosen is None:
+        return None
+    run, attack, examples = chosen
+    clean, adversarial = examples.clean, examples.adversarial
     change = adversarial - clean
     factor = _amplification(change)
-    names = metrics[run]["dataset"].get("classes", [])
+    names = metrics[run].dataset.classes
 
     height = 4.85
-    under = words.column_title(attack)
-    figure = Figure(figsize=(drawing.WIDTH, height))
-    figure.text(0.012, 1 - 0.11 / height, f"What {under} does to {run}", size=12.5, weight="bold", va="top")
+    under = formatting.column_title(attack)
+    figure = Figure(figsize=(plotting.WIDTH, height))
+    figure.text(
+        0.012, 1 - 0.11 / height, f"Adversarial examples: {run} under {under}", size=12.5, weight="bold", va="top"
+    )
     figure.text(
         0.012, 1 - 0.39 / height,
-        f"{words.ball(experiment.attacks[attack])}; the change is shown {factor:.3g} times as large, grey is none",
+        f"{formatting.ball(experiment.attacks[attack])}; the change is shown {factor:.3g} times as large, gray is none",
         size=9.5, color=FAINT, va="top",
     )  # fmt: skip
     grid = figure.subplots(3, SHOWN, squeeze=False)
@@ -52,41 +53,47 @@ def gallery(results: Path, experiment: Experiment, metrics: Mapping[str, Mapping
         (f"change\n× {factor:.3g}", 0.5 + factor * change),
         ("adversarial", adversarial),
     )
-    for line, (title, pictures) in zip(grid, rows, strict=True):
+    for line, (title, images) in zip(grid, rows, strict=True):
         line[0].text(-0.14, 0.5, title, transform=line[0].transAxes, ha="right", va="center", size=9.5, color=INK)
         for place, axes in enumerate(line):
             axes.set_axis_off()
-            if place < len(pictures):
-                axes.imshow(_enlarged(pictures[place]), vmin=0, vmax=1, cmap="gray", interpolation="none")
+            if place < len(images):
+                axes.imshow(_enlarged(images[place]), vmin=0, vmax=1, cmap="gray", interpolation="none")
     for place in range(len(clean)):
-        label = int(tensors["label"][place])
+        label = int(examples.label[place])
         grid[0][place].set_title(f"true: {_name(names, label)}", size=8.5, loc="center", pad=15, color=FAINT)
-        _said(grid[0][place], int(tensors["clean_prediction"][place]), label, names, above=True)
-        _said(grid[2][place], int(tensors["prediction"][place]), label, names, above=False)
-    return figure, (
-        f"Test pictures of {run} before and after {under}. Under the true class: the prediction on the clean "
-        f"picture; at the bottom: on the adversarial one; ✓ is right, ✗ is wrong. The change is amplified "
-        f"{factor:.3g} times around grey."
+        _prediction(grid[0][place], int(examples.clean_prediction[place]), label, names, above=True)
+        _prediction(grid[2][place], int(examples.prediction[place]), label, names, above=False)
+    return Drawn(
+        figure,
+        f"Test images before and after {under} on {run}. Below the true class: the prediction on the clean "
+        f"image; at the bottom: on the adversarial one; ✓ is correct, ✗ is wrong. The change is amplified "
+        f"{factor:.3g} times around gray.",
     )
 
 
-def _examples(results: Path, experiment: Experiment) -> tuple[str, str, Tensors] | None:
-    """The first run with dynamic labels that kept pictures which an attack changed. Of several attacks the
-    one that fools it on most of them; the headline where that is a tie."""
+def _examples(files: ExperimentFiles, experiment: Experiment) -> tuple[str, str, Examples] | None:
+    """Images that an attack changed, of the first run that has some; runs with dynamic labels come first. Of several
+    attacks the one that changes most predictions; the headline attack where that is a tie."""
     attacks = [experiment.headline, *(name for name in experiment.attacks if name != experiment.headline)]
-    for run, settings in experiment.runs.items():
-        kept = []
-        for attack in attacks if settings.labels == "dynamic" else []:
-            file = results / run / "outcomes" / f"{attack}.examples.safetensors"
+    dynamic = [name for name, row in experiment.rows.items() if isinstance(row, Run) and row.labels == "dynamic"]
+    for run in [*dynamic, *(name for name in experiment.rows if name not in dynamic)]:
+        changed = []
+        for attack in attacks:
+            file = files.run(run).examples(attack)
             if file.exists():
-                tensors = {name: value[:SHOWN] for name, value in load_file(file).items()}
-                fooled = int((tensors["prediction"] != tensors["clean_prediction"]).sum())
-                if (tensors["clean"] != tensors["adversarial"]).any():
-                    kept.append((fooled, attack, tensors))
-        if kept:
-            _, attack, tensors = max(kept, key=lambda one: one[0])
-            return run, attack, tensors
+                examples = _first(read_examples(file))
+                if (examples.clean != examples.adversarial).any():
+                    broken = int((examples.prediction != examples.clean_prediction).sum())
+                    changed.append((broken, attack, examples))
+        if changed:
+            _, attack, examples = max(changed, key=lambda one: one[0])
+            return run, attack, examples
     return None
+
+
+def _first(examples: Examples) -> Examples:
+    return Examples(**{field.name: getattr(examples, field.name)[:SHOWN] for field in fields(examples)})
 
 
 def _amplification(change: NDArray[np.float32]) -> float:
@@ -94,13 +101,13 @@ def _amplification(change: NDArray[np.float32]) -> float:
     return float(f"{0.5 / float(np.abs(change).max()):.2g}")
 
 
-def _enlarged(picture: NDArray[np.float32]) -> NDArray[np.float32]:
-    times = max(1, round(PIXELS / picture.shape[-1]))
-    large = np.clip(picture, 0, 1).transpose(1, 2, 0).repeat(times, axis=0).repeat(times, axis=1)
+def _enlarged(image: NDArray[np.float32]) -> NDArray[np.float32]:
+    times = max(1, round(PIXELS / image.shape[-1]))
+    large = np.clip(image, 0, 1).transpose(1, 2, 0).repeat(times, axis=0).repeat(times, axis=1)
     return large[..., 0] if large.shape[-1] == 1 else large
 
 
-def _said(axes: Any, prediction: int, label: int, names: list[str], *, above: bool) -> None:
+def _prediction(axes: Any, prediction: int, label: int, names: Sequence[str], *, above: bool) -> None:
     right = prediction == label
     axes.text(
         0.5, 1.04 if above else -0.06, f"{'✓' if right else '✗'} {_name(names, prediction)}",
@@ -109,5 +116,5 @@ def _said(axes: Any, prediction: int, label: int, names: list[str], *, above: bo
     )  # fmt: skip
 
 
-def _name(names: list[str], label: int) -> str:
-    return str(names[label]) if label < len(names) else str(label)
+def _name(names: Sequence[str], label: int) -> str:
+    return names[label] if label < len(names) else str(label)

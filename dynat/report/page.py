@@ -1,6 +1,6 @@
 """The page: everything in one file that opens without a network, in light and in dark.
 
-The template only lays out; every sentence that depends on a number is made here, from the metrics.
+The template holds only the layout; every sentence that depends on a number is made here, from the metrics.
 """
 
 from __future__ import annotations
@@ -8,43 +8,85 @@ from __future__ import annotations
 import base64
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 import dynat
-from dynat.config import Experiment, names
-from dynat.report import words
+from dynat.config import Experiment, Run, registry
+from dynat.report import formatting
 from dynat.report.comparisons import WORST, best_runs
-from dynat.report.gates import TITLES as GATES
+from dynat.report.figure_list import FIGURES
 from dynat.report.tables import Table, notes
+from dynat.results.paths import ExperimentFiles
+from dynat.results.records import RunMetrics, TrainingMetrics
+from dynat.results.sanity import TITLES as CHECKS
 
-PICTURES = ("gallery",)
-"""Figures made of pixels: these are embedded as PNG, the others as SVG."""
 
-FIGURES = {
-    "tradeoff": "Clean against robust accuracy",
-    "epochs": "Over training",
-    "labels": "Labels of the guide",
-    "pairs": "With and without a guide",
-    "strength": "Stronger attacks",
-    "transfer": "Attacks from elsewhere",
-    "classes": "Class by class",
-    "gallery": "What the attack does",
-}
+@dataclass(frozen=True)
+class FigureView:
+    """A figure of the page."""
+
+    title: str
+    address: Markup
+    caption: str
+
+
+@dataclass(frozen=True)
+class PartsView:
+    """An attack that consists of several: accuracy after every part, run by run."""
+
+    title: str
+    parts: list[str]
+    runs: dict[str, list[str]]
+
+
+@dataclass(frozen=True)
+class AttackView:
+    """A row of the table of costs."""
+
+    title: str
+    settings: str
+    weights: str
+    images: str
+    forward: float
+    backward: float
+    seconds: float
+    rejected: int
+
+
+@dataclass(frozen=True)
+class SeedView:
+    """A training in the section of its run."""
+
+    seed: int
+    training: TrainingMetrics
+    label_accuracy: str | None
+    versions: str
+
+
+@dataclass(frozen=True)
+class RunView:
+    """The section of a run."""
+
+    name: str
+    method: str
+    networks: str
+    seeds: list[SeedView]
+    config: str
 
 
 def render(
-    results: Path,
+    files: ExperimentFiles,
     experiment: Experiment,
-    metrics: Mapping[str, Mapping[str, Any]],
+    metrics: Mapping[str, RunMetrics],
     table: Table,
     captions: Mapping[str, str],
 ) -> str:
-    """The HTML of the report; reads the figures that lie in `results`."""
+    """The HTML of the report, with the figures that have a caption."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -52,13 +94,13 @@ def render(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["duration"] = words.duration
+    environment.filters["duration"] = formatting.duration
     environment.filters["marked"] = marked
     return environment.get_template("page.html").render(
         preset=experiment.preset,
-        dataset=words.dataset_title(experiment.dataset.name),
-        threat=words.ball(experiment.threat),
-        pictures=max(cell["n"] for m in metrics.values() for cell in m["attacks"].values()),
+        dataset=formatting.dataset_title(experiment.dataset.name),
+        threat=formatting.ball(experiment.threat),
+        images=max(cell.n for m in metrics.values() for cell in m.attacks.values()),
         version=dynat.__version__,
         headline=headline(experiment, metrics, table),
         beside=beside(experiment, metrics, table),
@@ -67,71 +109,76 @@ def render(
         notes=notes(table),
         worst=_worst_attacks(experiment, metrics) if _has_worst(table) else "",
         headline_column=experiment.headline,
-        gates=GATES,
-        examined={run: m["examination"]["gates"] for run, m in metrics.items() if m["examination"]},
+        check_titles=CHECKS,
+        checked_runs={run: m.sanity.checks for run, m in metrics.items() if m.sanity},
         in_parts=_in_parts(experiment, metrics),
-        figures=[(FIGURES[name], _figure(results, name), captions[name]) for name in FIGURES],
+        figures=[
+            FigureView(info.title, _address(files.figure(name, info.embedded)), captions[name])
+            for name, info in FIGURES.items()
+            if name in captions
+        ],
         attacks=[_attack(name, experiment, metrics) for name in experiment.attacks],
-        devices=words.listing(
-            dict.fromkeys(c["cost"]["device"] for m in metrics.values() for c in m["attacks"].values())
+        devices=formatting.listing(
+            dict.fromkeys(cell.cost.device for m in metrics.values() for cell in m.attacks.values())
         ),
-        runs=[_run(name, experiment, metrics[name]) for name in experiment.runs],
+        runs=[_run(name, experiment, metrics[name]) for name in experiment.rows],
     )
 
 
-def headline(experiment: Experiment, metrics: Mapping[str, Mapping[str, Any]], table: Table) -> str:
-    """What a reader takes away: who is best under the headline attack, and whether that can be told."""
+def headline(experiment: Experiment, metrics: Mapping[str, RunMetrics], table: Table) -> str:
+    """Which run is best under the headline attack, and whether a test distinguishes it from the others."""
     name = experiment.headline
     best = best_runs(metrics, name)
-    cell = metrics[best[0]]["attacks"][name]
-    number = f"{words.percent(cell['accuracy'], cell['n'])} %"
-    on = "On clean pictures" if name == "clean" else f"Under {words.column_title(name)}"
+    cell = metrics[best[0]].attacks[name]
+    number = f"{formatting.percent(cell.accuracy, cell.n)} %"
+    on = "On clean images" if name == "clean" else f"Under {formatting.column_title(name)}"
     if len(metrics) == 1:
-        return f"{on}, `{best[0]}` is right on {number} of {cell['n']:,} test pictures"
+        return f"{on}, `{best[0]}` classifies correctly {number} of {cell.n:,} test images"
     if len(best) > 1:
         return f"{on}, {_runs(best)} share the highest accuracy, {number}"
     first = f"{on}, `{best[0]}` is highest with {number}"
-    close, untested = _told_apart(name, table)
+    close, untested = _tests(name, table)
     if len(close) == len(metrics) - 1:
-        return f"{first}, but a paired test can tell no other run from it"
+        return f"{first}, but a paired test distinguishes no other run from it"
     if close:
-        return f"{first}, but a paired test cannot tell {_runs(close)} from it"
+        return f"{first}, but a paired test cannot distinguish {_runs(close)} from it"
     if untested:
-        return f"{first}; {_runs(untested)} could not be tested against it"
-    return f"{first}, and every other run is distinguishably lower"
+        return f"{first}; {_runs(untested)} could not be compared with it"
+    return f"{first}, and every other run is significantly lower"
 
 
-def beside(experiment: Experiment, metrics: Mapping[str, Mapping[str, Any]], table: Table) -> str:
-    """The sentences below the headline: how sure it is, and what holds against all attacks at once."""
-    cell = metrics[best_runs(metrics, experiment.headline)[0]]["attacks"][experiment.headline]
-    sure = f"The 95 % interval of that accuracy, over {cell['n']:,} pictures, is {words.interval(cell)} %."
-    return f"{sure} {_worst_sentence(metrics, table)}".strip()
+def beside(experiment: Experiment, metrics: Mapping[str, RunMetrics], table: Table) -> str:
+    """The sentences below the headline: its interval, and the best run against all attacks at once."""
+    cell = metrics[best_runs(metrics, experiment.headline)[0]].attacks[experiment.headline]
+    interval = f"The 95 % interval of that accuracy, over {cell.n:,} images, is {formatting.interval(cell)} %."
+    return f"{interval} {_worst_sentence(metrics, table)}".strip()
 
 
 def marked(text: str) -> Markup:
-    """A sentence as HTML: what stands between backticks is the name of a run; no line ends before a '%'."""
+    """A sentence as HTML: text between backticks is the name of a run; no line ends before a '%'."""
     return Markup(re.sub(r"`([^`]*)`", r"<code>\1</code>", str(escape(text)).replace(" %", "&nbsp;%")))
 
 
 def _runs(names: Sequence[str]) -> str:
-    return words.listing(f"`{name}`" for name in names)
+    return formatting.listing(f"`{name}`" for name in names)
 
 
-def _told_apart(column: str, table: Table) -> tuple[list[str], list[str]]:
-    """The runs that a test cannot tell from the best, and those that no test could compare."""
+def _tests(column: str, table: Table) -> tuple[list[str], list[str]]:
+    """The runs that a test cannot distinguish from the best, and those that no test could compare."""
     tests = [cell.comparison for _, place, cell in table.cells() if place.name == column and cell.comparison]
     close = [test.run for test in tests if test.p is not None and not test.behind]
     return close, [test.run for test in tests if test.p is None]
 
 
-def _worst_sentence(metrics: Mapping[str, Mapping[str, Any]], table: Table) -> str:
+def _worst_sentence(metrics: Mapping[str, RunMetrics], table: Table) -> str:
     if not _has_worst(table):
         return ""
     best = best_runs(metrics, WORST)
-    cell = metrics[best[0]]["worst"]
+    cell = metrics[best[0]].worst_case
+    assert cell is not None, "the best run of a column has a cell in it"
     return (
         f"In the worst case over all attacks, {_runs(best)} {'is' if len(best) == 1 else 'are'} highest: "
-        f"{words.percent(cell['accuracy'], cell['n'])} % of {cell['n']:,} pictures (interval {words.interval(cell)} %)."
+        f"{formatting.percent(cell.accuracy, cell.n)} % of {cell.n:,} images (interval {formatting.interval(cell)} %)."
     )
 
 
@@ -139,90 +186,91 @@ def _has_worst(table: Table) -> bool:
     return any(column.name == WORST for column in table.columns)
 
 
-def _warnings(metrics: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """What an evaluation noticed about itself: kept as data, said where nobody can miss it."""
+def _warnings(metrics: Mapping[str, RunMetrics]) -> list[str]:
+    """What the attacks warned of."""
     return [
-        f"{run}, {words.column_title(name)}: {flag}"
+        f"{run}, {formatting.column_title(name)}: {warning}"
         for run, m in metrics.items()
-        for name, cell in m["attacks"].items()
-        for flag in cell["flags"]
+        for name, cell in m.attacks.items()
+        for warning in cell.warnings
     ]
 
 
-def _worst_attacks(experiment: Experiment, metrics: Mapping[str, Mapping[str, Any]]) -> str:
-    counted = [name for m in metrics.values() for name in (m["worst"] or {}).get("attacks", [])]
-    return words.listing(words.column_title(name) for name in experiment.attacks if name in counted)
+def _worst_attacks(experiment: Experiment, metrics: Mapping[str, RunMetrics]) -> str:
+    counted = [name for m in metrics.values() if m.worst_case for name in m.worst_case.attacks]
+    return formatting.listing(formatting.column_title(name) for name in experiment.attacks if name in counted)
 
 
-def _figure(results: Path, name: str) -> Markup:
+def _address(file: Path) -> Markup:
     """A figure as a data address: drawn apart from the page, so that no two share an identifier."""
-    kind, ending = ("image/png", "png") if name in PICTURES else ("image/svg+xml", "svg")
-    content = base64.b64encode((results / "figures" / f"{name}.{ending}").read_bytes()).decode()
+    kind = "image/png" if file.suffix == ".png" else "image/svg+xml"
+    content = base64.b64encode(file.read_bytes()).decode()
     return Markup(f"data:{kind};base64,{content}")
 
 
-def _in_parts(experiment: Experiment, metrics: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The attacks that consist of several: for each, accuracy after every part, run by run."""
+def _in_parts(experiment: Experiment, metrics: Mapping[str, RunMetrics]) -> list[PartsView]:
+    """The attacks that consist of several."""
     return [
-        {
-            "title": words.column_title(name),
-            "parts": [words.column_title(part) for part in names.attack_parts(attack.kind)],
-            "runs": {
-                run: [words.percent(share, m["attacks"][name]["n"]) for share in m["attacks"][name]["after"].values()]
-                for run, m in metrics.items()
+        PartsView(
+            title=formatting.column_title(name),
+            parts=[formatting.column_title(part) for part in registry.attack_parts(attack.kind)],
+            runs={
+                run: [formatting.percent(share, cell.n) for share in cell.accuracy_after.values()]
+                for run, cell in ((run, m.attacks[name]) for run, m in metrics.items())
             },
-        }
+        )
         for name, attack in experiment.attacks.items()
-        if len(names.attack_parts(attack.kind)) > 1
+        if len(registry.attack_parts(attack.kind)) > 1
     ]
 
 
-def _attack(name: str, experiment: Experiment, metrics: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """A row of the table of costs: what the attack was, over all runs and seeds."""
+def _attack(name: str, experiment: Experiment, metrics: Mapping[str, RunMetrics]) -> AttackView:
+    """The attack's settings and its cost over all runs and seeds."""
     attack = experiment.attacks[name]
-    cells = [m["attacks"][name] for m in metrics.values()]
-    verdicts = sum(cell["n"] * len(cell["seeds"]) for cell in cells)
-    said = []
+    cells = [m.attacks[name] for m in metrics.values()]
+    verdicts = sum(cell.n * len(cell.seeds) for cell in cells)
+    settings = []
     if attack.steps is not None:
-        said.append(f"{attack.steps:,} queries" if attack.kind == "square" else words.count(attack.steps, "step"))
-    if "restarts" in names.ATTACKS[attack.kind].reads:
-        said.append(words.count(attack.restarts, "restart"))
-    if attack.searches is not None:
-        said.append(f"{attack.searches} searches")
-    said += [words.ball(attack)] if attack.kind != "clean" else []
-    return {
-        "title": words.column_title(name),
-        "settings": ", ".join(said),
-        "weights": attack.weights,
-        "pictures": words.span([cell["n"] for cell in cells]),
-        "forward": sum(cell["cost"]["forward_passes"] for cell in cells) / verdicts,
-        "backward": sum(cell["cost"]["backward_passes"] for cell in cells) / verdicts,
-        "seconds": sum(cell["cost"]["seconds"] for cell in cells),
-        "refuted": sum(cell["refuted_claims"] for cell in cells),
-    }
+        queries = attack.kind == "square"
+        settings.append(f"{attack.steps:,} queries" if queries else formatting.count(attack.steps, "step"))
+    if "restarts" in registry.ATTACKS[attack.kind].reads:
+        settings.append(formatting.count(attack.restarts, "restart"))
+    if attack.binary_search_steps is not None:
+        settings.append(formatting.count(attack.binary_search_steps, "binary search step"))
+    settings += [formatting.ball(attack)] if attack.kind != "clean" else []
+    return AttackView(
+        title=formatting.column_title(name),
+        settings=", ".join(settings),
+        weights=attack.weights,
+        images=formatting.span([cell.n for cell in cells]),
+        forward=sum(cell.cost.forward_passes for cell in cells) / verdicts,
+        backward=sum(cell.cost.backward_passes for cell in cells) / verdicts,
+        seconds=sum(cell.cost.seconds for cell in cells),
+        rejected=sum(cell.rejected_examples for cell in cells),
+    )
 
 
-def _run(name: str, experiment: Experiment, metrics: Mapping[str, Any]) -> dict[str, Any]:
-    run = experiment.runs[name]
-    training = metrics["training"]
-    parameters = next(iter(training.values()))["parameters"]
-    networks = [f"target {run.target} ({parameters['target']:,} parameters)"]
-    if run.guide:
-        networks.append(f"guide {run.guide} ({parameters['guide']:,})")
-    return {
-        "name": name,
-        "method": words.method_title(run),
-        "networks": ", ".join(networks),
-        "seeds": [
-            {
-                **seed,
-                "seed": number,
-                "label_accuracy": None
-                if seed["final_label_accuracy"] is None
-                else f"{100 * seed['final_label_accuracy']:.1f} %",
-                "versions": ", ".join(f"{what} {version}" for what, version in seed["versions"].items()),
-            }
-            for number, seed in training.items()
+def _run(name: str, experiment: Experiment, metrics: RunMetrics) -> RunView:
+    row = experiment.rows[name]
+    parameters = next(iter(metrics.training.values())).parameters
+    network = row.target if isinstance(row, Run) else row.arch
+    networks = [f"target {network} ({parameters.target:,} parameters)"]
+    if isinstance(row, Run) and row.guide:
+        networks.append(f"guide {row.guide} ({parameters.guide:,})")
+    return RunView(
+        name=name,
+        method=formatting.method_title(row),
+        networks=", ".join(networks),
+        seeds=[
+            SeedView(
+                seed=seed,
+                training=training,
+                label_accuracy=None
+                if training.final_label_accuracy is None
+                else f"{100 * training.final_label_accuracy:.1f} %",
+                versions=", ".join(f"{package} {version}" for package, version in training.versions.items()),
+            )
+            for seed, training in metrics.training.items()
         ],
-        "config": yaml.safe_dump(metrics["config"], sort_keys=False, default_flow_style=False).rstrip(),
-    }
+        config=yaml.safe_dump(metrics.config.model_dump(mode="json"), sort_keys=False).rstrip(),
+    )

@@ -1,8 +1,7 @@
 """Joint training of target and guide.
 
-step is the algorithm, trainer the loop around it; networks and precision are what it trains and asks;
-captured makes it faster without changing it; world shares it among GPUs; schedule, awp, validate and
-state are what they say.
+`step` is the algorithm and `trainer` the loop around it; `networks` builds what is trained; `distributed` shares a
+training among GPUs; `schedule`, `awp`, `validation` and `state` are what their names say.
 """
 
 from dynat.training.state import TrainingState

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dynat.config.parts import Schedule
+from dynat.config.training import ScheduleConfig
 
 
-def learning_rate(schedule: Schedule, *, epochs: int, progress: float) -> float:
+def learning_rate(schedule: ScheduleConfig, *, epochs: int, progress: float) -> float:
     """The rate after `progress` epochs (fractions allowed) of a training of `epochs`."""
     if schedule.shape == "one-cycle":
         top = schedule.peak * epochs
@@ -18,12 +18,12 @@ def learning_rate(schedule: Schedule, *, epochs: int, progress: float) -> float:
     return schedule.lr * factor
 
 
-def boundaries(schedule: Schedule, epochs: int) -> list[tuple[int, float]]:
-    """(finished epochs, factor from then on), scaled from the schedule's `of` to this training's epochs.
+def boundaries(schedule: ScheduleConfig, epochs: int) -> list[tuple[int, float]]:
+    """(finished epochs, factor from then on), scaled from the schedule's `reference_epochs` to this training's epochs.
 
     A warm-up of one epoch stays one epoch however short the training is.
     """
     return [
-        (0 if start == 0 else max(1, round(start * epochs / schedule.of)), factor)
+        (0 if start == 0 else max(1, round(start * epochs / schedule.reference_epochs)), factor)
         for start, factor in sorted(schedule.factors.items())
     ]

@@ -1,6 +1,6 @@
-"""A training's state on disk: written whole or not at all, named by all that it depends on.
+"""A training's state on disk: written atomically, named by a digest of all that it depends on.
 
-It lives outside the DAG's outputs, because Snakemake removes the outputs of a job that failed.
+It is kept outside the DAG's outputs, because Snakemake removes the outputs of a job that failed.
 """
 
 from __future__ import annotations
@@ -12,18 +12,19 @@ from typing import Any
 
 import torch
 
-from dynat.files import atomic_write
+from dynat.runtime.errors import UserError
+from dynat.runtime.files import atomic_write
 
 
 class TrainingState:
-    """`runs/<digest>/`: the state after the last finished epoch."""
+    """The state after the last finished epoch, in a folder named by the training's digest."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.file = folder / "state.pt"
 
     def save(self, content: dict[str, Any]) -> None:
-        # Through memory: a full disk is then an OSError that says so, where torch's own writer reports a bug.
+        # Through memory: a full disk is then an OSError that says so; torch's own writer raises an internal error.
         buffer = io.BytesIO()
         torch.save(content, buffer)
         atomic_write(self.file, lambda path: path.write_bytes(buffer.getbuffer()))
@@ -35,8 +36,8 @@ class TrainingState:
         try:
             content: dict[str, Any] = torch.load(self.file, map_location=device, weights_only=True)
         except Exception as error:
-            raise ValueError(
-                f"{self.file} is damaged ({type(error).__name__}): delete {self.folder} to start this training anew"
+            raise UserError(
+                f"{self.file} is damaged ({type(error).__name__}): delete {self.folder} to train again from the start"
             ) from None
         return content
 

@@ -1,9 +1,9 @@
 """One training step: the paper's Algorithm 1, for DYNAT and for every method it is compared with.
 
-  1. the guide looks at the clean pictures          z = g(x)
-  2. its decisions are the labels                   l = argmax z        (dynamic; or l = y, static)
-  3. adversarial pictures are searched with them    x' = max L_inner(f(x'), l) in the ball
-  4. both networks learn in one step                CE(z, y) + beta * L_target(f, x', l)
+  1. the guide classifies the clean images         z = g(x)
+  2. its decisions are the labels                  l = argmax z        (dynamic; or l = y, true)
+  3. PGD finds adversarial images for them         x' = argmax L_inner(f(x'), l) in the ball
+  4. both networks are updated at once             CE(z, y) + beta * L_target(f, x', l)
 
 The released script recomputes z in each of the ten inner steps although nothing changes between them; here
 the one train-mode forward serves the labels and the guide's gradient.
@@ -12,99 +12,80 @@ the one train-mode forward serves the labels and the guide's gradient.
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
 from dynat.config import Run
-from dynat.losses import cross_entropy, kl
-from dynat.methods import LABEL_SOURCES, Lesson, Method, objective_for
-from dynat.models.state import evaluating
-from dynat.training.awp import perturbed
-from dynat.training.precision import searched
-from dynat.training.world import ALONE, World
-
-RELEASED_PROXY_WEIGHT = 6.0
-"""beta of the TRADES loss against which the released DYNAT-AWP perturbs the weights."""
+from dynat.methods import Method, StepInputs
+from dynat.nn.losses import cross_entropy
+from dynat.nn.mixed_precision import surrogate_of
+from dynat.nn.modes import evaluating
+from dynat.training.awp import weight_perturbation
+from dynat.training.distributed import SINGLE_PROCESS, Distributed
+from dynat.training.networks import Networks
 
 
-@dataclass(frozen=True)
-class Pair:
-    """The target and the guide that learns beside it, if any."""
-
-    target: nn.Module
-    guide: nn.Module | None
-
-    def parameters(self) -> list[nn.Parameter]:
-        networks = [self.target] if self.guide is None else [self.target, self.guide]
-        return [parameter for network in networks for parameter in network.parameters()]
-
-    def train(self) -> None:
-        self.target.train()
-        if self.guide is not None:
-            self.guide.train()
-
-
-def joint_step(
-    pair: Pair,
+def training_step(
+    networks: Networks,
     method: Method,
     run: Run,
-    pictures: Tensor,
+    images: Tensor,
     truth: Tensor,
     start: Tensor,
     *,
     progress: float,
     update: Callable[[Tensor], object],
-    world: World = ALONE,
+    distributed: Distributed = SINGLE_PROCESS,
 ) -> dict[str, Tensor]:
-    """One step, its search from `start`: hands the loss of both networks to `update`, returns what one wants to see.
+    """Hand the loss of target and guide to `update`, the inner attack beginning at `start`; returns the values to log.
 
-    Nothing in it is random, waits for the device or branches on a tensor's value: it can be recorded whole.
+    Nothing in it is random, waits for the device or branches on a tensor's value: it can be recorded as a CUDA graph.
     """
-    guide_logits = None if pair.guide is None else pair.guide(pictures)
-    labels = LABEL_SOURCES[run.labels](_labelling(pair, run, pictures, guide_logits), truth)
+    target, guide = networks.target, networks.guide
 
-    asked = searched(pair.target)
-    objective = objective_for(method, asked, pictures, labels=labels, truth=truth)
-    found = method.search(asked, pictures, start, labels=labels, objective=objective, progress=progress)
+    guide_logits = None if guide is None else guide(images)
+    dynamic = run.labels == "dynamic"
+    labels = _guide_labels(guide, run, images, guide_logits) if dynamic else truth
 
-    lesson = Lesson(pair.target, pictures, labels, found, guide_logits, progress, world.average)
-    with _weights_of(run, method, lesson, truth):
-        parts = {name: part.mean() for name, part in method.loss(lesson).items()}
-        loss = torch.stack(list(parts.values())).sum()
-        seen = {f"loss_{name}": part.detach() for name, part in parts.items()}
-        if guide_logits is not None:
-            guide_loss = cross_entropy(guide_logits, truth).mean()
-            loss = guide_loss + (1.0 if run.beta is None else run.beta) * loss
-            decisions = labels if run.labels == "dynamic" else guide_logits.detach().argmax(1)
-            seen["loss_guide"] = guide_loss.detach()
-            seen["label_accuracy"] = (decisions == truth).float().mean()
+    surrogate = surrogate_of(target)
+    objective = method.objective(surrogate, images, labels=labels, truth=truth)
+    attack = method.attack(surrogate, images, start, labels=labels, objective=objective, progress=progress)
+
+    inputs = StepInputs(target, images, labels, attack, guide_logits, progress, distributed.average)
+    with weight_perturbation(run, method, inputs, truth):
+        terms = {name: values.mean() for name, values in method.loss(inputs).items()}
+        target_loss = torch.stack(list(terms.values())).sum()
+        guide_loss = None if guide_logits is None else cross_entropy(guide_logits, truth).mean()
+        beta = 1.0 if run.beta is None else run.beta
+        loss = target_loss if guide_loss is None else guide_loss + beta * target_loss
         update(loss)
-    return {"loss": loss.detach(), **seen}
+    if networks.ema is not None:  # only now: under AWP the update happens at perturbed weights
+        networks.ema.update_parameters(target)
+
+    return _values_to_log(loss, terms, guide_loss, guide_logits, labels if dynamic else None, truth)
 
 
-def _weights_of(run: Run, method: Method, lesson: Lesson, truth: Tensor) -> AbstractContextManager[None]:
-    """The weights at which the loss is taken: the target's own, or under AWP perturbed ones."""
-    if run.awp is None or lesson.progress < run.awp.warm_up:
-        return nullcontext()
-    guide_logits = None if lesson.guide_logits is None else lesson.guide_logits.detach()
-    apart = replace(lesson, guide_logits=guide_logits)
-
-    def proxy() -> Tensor:
-        if run.awp is not None and run.awp.proxy == "trades":
-            clean, adversarial = lesson.target(lesson.clean), lesson.target(lesson.adversarial)
-            return (cross_entropy(clean, truth) + RELEASED_PROXY_WEIGHT * kl(clean, adversarial)).mean()
-        return torch.stack([part.mean() for part in method.loss(apart).values()]).sum()
-
-    return perturbed(lesson.target, run.awp.gamma, proxy, lesson.average)
+def _guide_labels(guide: nn.Module | None, run: Run, images: Tensor, guide_logits: Tensor | None) -> Tensor:
+    """The guide's decisions, one-hot through argmax, so that no gradient passes through them."""
+    assert guide is not None and guide_logits is not None, "the config refuses dynamic labels without a guide"
+    if run.guide_mode == "eval":
+        with torch.no_grad(), evaluating(guide):
+            guide_logits = guide(images)
+    return guide_logits.detach().argmax(1)
 
 
-def _labelling(pair: Pair, run: Run, pictures: Tensor, guide_logits: Tensor | None) -> Tensor | None:
-    """The logits that label: those of the training forward, or of the guide in evaluation mode."""
-    if pair.guide is None or run.guide_mode == "train":
-        return guide_logits
-    with torch.no_grad(), evaluating(pair.guide):
-        logits: Tensor = pair.guide(pictures)
-    return logits
+def _values_to_log(
+    loss: Tensor,
+    terms: dict[str, Tensor],
+    guide_loss: Tensor | None,
+    guide_logits: Tensor | None,
+    dynamic_labels: Tensor | None,
+    truth: Tensor,
+) -> dict[str, Tensor]:
+    values = {"loss": loss.detach(), **{f"loss_{name}": term.detach() for name, term in terms.items()}}
+    if guide_loss is not None and guide_logits is not None:
+        labels = guide_logits.detach().argmax(1) if dynamic_labels is None else dynamic_labels
+        values["loss_guide"] = guide_loss.detach()
+        values["label_accuracy"] = (labels == truth).float().mean()
+    return values

@@ -1,7 +1,7 @@
-"""The training loop: epochs of joint steps, a validation after each, the state saved, the best kept.
+"""The training loop: epochs of training steps, a validation after each, the state saved, the best epoch kept.
 
-Every epoch draws its order, crops and noise from generators seeded by (seed, epoch), so a training that was
-killed and goes on is the training that was not killed (on a GPU up to rounding: it may choose other kernels).
+Every epoch draws its order, crops and noise from generators seeded by (seed, epoch), so a training that was killed and
+resumed is the training that was not killed (on a GPU up to rounding: it may choose other kernels).
 """
 
 from __future__ import annotations
@@ -14,27 +14,28 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from dynat import methods
-from dynat.config import Run, Threat
-from dynat.data import Dataset, Pictures, augment, to_pixels
-from dynat.training.captured import Captured, Step
-from dynat.training.networks import Weights, average_of, build_pair, update_average, weights_of
+from dynat.config import Run, ThreatModel
+from dynat.data import Dataset, LabeledImages, augment, to_pixels
+from dynat.nn.cuda_graph import CUDAGraphStep, Step
+from dynat.runtime.errors import JobError
+from dynat.training.distributed import SINGLE_PROCESS, Distributed
+from dynat.training.networks import Weights, build_networks, weights_of
 from dynat.training.schedule import learning_rate
 from dynat.training.state import TrainingState
-from dynat.training.step import joint_step
-from dynat.training.validate import validate
-from dynat.training.world import ALONE, World
+from dynat.training.step import training_step
+from dynat.training.validation import validate
 
 Row = dict[str, float]
 
-LOOK_EVERY = {"cpu": 1, "cuda": 50}
-"""Steps between two looks at the loss: to look is to wait for the device."""
+CHECK_EVERY = {"cpu": 1, "cuda": 50}
+"""Steps between two checks that the loss is finite: a check waits for the device."""
 
 
-class Diverged(RuntimeError):
-    """The loss is no number any more; the step that saw it moved no weight."""
+class Diverged(JobError):
+    """The loss became non-finite; the update was skipped."""
 
 
 @dataclass(frozen=True)
@@ -50,24 +51,24 @@ class Trained:
 
 def train(
     run: Run,
-    threat: Threat,
+    threat: ThreatModel,
     data: Dataset,
     *,
     seed: int,
     device: torch.device,
     state: TrainingState,
-    world: World = ALONE,
+    distributed: Distributed = SINGLE_PROCESS,
     report: Callable[[Row], None] = lambda row: None,
     track: Callable[[Iterator[Any], int, str], Iterator[Any]] = lambda steps, total, title: steps,
 ) -> Trained:
-    """Train `run` on `data`, going on from `state` where there is one. The process that leads saves and reports."""
-    trainer = Trainer(run, threat, data, seed=seed, device=device, world=world)
+    """Train `run` on `data`, resuming from `state` where there is one. The main process saves and reports."""
+    trainer = Trainer(run, threat, data, seed=seed, device=device, distributed=distributed)
     saved = state.load(device)
     if saved is not None:
         trainer.restore(saved)
     while trainer.finished < run.epochs:
         row = trainer.epoch(track)
-        if trainer.world.leads:
+        if trainer.distributed.is_main:
             state.save(trainer.snapshot())
             report(row)
     return trainer.result()
@@ -77,41 +78,35 @@ class Trainer:
     def __init__(
         self,
         run: Run,
-        threat: Threat,
+        threat: ThreatModel,
         data: Dataset,
         *,
         seed: int,
         device: torch.device,
-        world: World = ALONE,
+        distributed: Distributed = SINGLE_PROCESS,
     ) -> None:
         self.run, self.threat, self.seed, self.device = run, threat, seed, device
-        self.world = world
+        self.distributed = distributed
         self.train_set, self.held_out = data.train.to(device), data.validation.to(device)
         self.method = methods.build(run, threat)
-        self.pair = build_pair(
-            run, classes=len(data.classes), channels=data.channels, seed=seed, device=device, world=self.world
+        self.networks = build_networks(
+            run, classes=len(data.classes), channels=data.channels, seed=seed, device=device, distributed=distributed
         )
-        self.average = average_of(self.pair.target) if run.ema else None
-        self.recorded = run.captured and device.type == "cuda"
-        self.optimiser = torch.optim.SGD(
-            self.pair.parameters(),
-            # A tensor where steps are recorded, so that a recording reads today's rate.
-            lr=torch.tensor(run.schedule.lr, device=device) if self.recorded else run.schedule.lr,
-            momentum=run.optimiser.momentum,
-            weight_decay=run.optimiser.weight_decay,
-            nesterov=run.optimiser.nesterov,
+        graph = run.cuda_graph and device.type == "cuda"
+        self.optimizer = torch.optim.SGD(
+            self.networks.parameters(),
+            # A tensor where steps are recorded, so that a recording reads the current rate.
+            lr=torch.tensor(run.schedule.lr, device=device) if graph else run.schedule.lr,
+            momentum=run.optimizer.momentum,
+            weight_decay=run.optimizer.weight_decay,
+            nesterov=run.optimizer.nesterov,
             fused=True,
         )
         self.noise = torch.Generator(device)
-        self.advance: Step = Captured(self._advance) if self.recorded else self._advance
+        self.run_step: Step = CUDAGraphStep(self._training_step) if graph else self._training_step
         self.finished = 0
         self.history: list[Row] = []
         self.best: dict[str, Any] | None = None
-
-    @property
-    def examined(self) -> nn.Module:
-        """The target that is validated and kept: the average where the run keeps one."""
-        return self.pair.target if self.average is None else self.average
 
     def epoch(self, track: Callable[[Iterator[Any], int, str], Iterator[Any]]) -> Row:
         began, epochs = time.perf_counter(), self.run.epochs
@@ -130,16 +125,16 @@ class Trainer:
                 flip=self.run.augmentation.flip,
                 generator=crops,
             )
-            seen = self._step(to_pixels(images), self.train_set.labels[index])
-            total = {name: total.get(name, 0) + value for name, value in seen.items()}
-            if (number + 1) % LOOK_EVERY[self.device.type] == 0 and not torch.isfinite(total["loss"]):
+            values = self.step(to_pixels(images), self.train_set.labels[index])
+            total = {name: total.get(name, 0) + value for name, value in values.items()}
+            if (number + 1) % CHECK_EVERY[self.device.type] == 0 and not torch.isfinite(total["loss"]):
                 raise self._diverged(self.finished + 1)
         self.finished += 1
-        self.world.average(list(total.values()))
+        self.distributed.average(list(total.values()))
         row: Row = {"epoch": self.finished, "learning_rate": rate}
         row |= {name: float(value) / len(batches) for name, value in total.items()}
         if not math.isfinite(row["loss"]) or not all(
-            bool(torch.isfinite(parameter).all()) for parameter in self.pair.parameters()
+            bool(torch.isfinite(parameter).all()) for parameter in self.networks.parameters()
         ):
             raise self._diverged(self.finished)  # the last update of the epoch, which no loss has seen
         row |= self._validate()
@@ -148,83 +143,73 @@ class Trainer:
         return row
 
     def begin_epoch(self) -> None:
-        """What every epoch starts with: fresh noise, training mode, and no recording, which knows its epoch alone."""
+        """What every epoch starts with: fresh noise, training mode, a new CUDA graph (one is valid for one epoch)."""
         self.noise.manual_seed(self._seed("noise"))
-        self.pair.train()
-        if isinstance(self.advance, Captured):
-            self.advance.forget()
+        self.networks.train()
+        if isinstance(self.run_step, CUDAGraphStep):
+            self.run_step.discard()
 
-    def _step(self, pixels: Tensor, truth: Tensor) -> dict[str, Tensor]:
-        """A step on a whole batch. All that is random is drawn for all of it; then each process takes its share."""
-        start = self.method.start(pixels, self.noise)
-        return self.advance(*(self.world.share(part) for part in (pixels, truth, start)))
+    def step(self, pixels: Tensor, truth: Tensor) -> dict[str, Tensor]:
+        """One update on a batch. All that is random is drawn for the whole batch; then each process takes its share."""
+        start = self.method.starting_point(pixels, self.noise)
+        return self.run_step(*(self.distributed.shard(part) for part in (pixels, truth, start)))
 
-    def _advance(self, pixels: Tensor, truth: Tensor, start: Tensor) -> dict[str, Tensor]:
-        seen = joint_step(
-            self.pair,
-            self.method,
-            self.run,
-            pixels,
-            truth,
-            start,
-            progress=self.finished / self.run.epochs,
-            update=self._update,
-            world=self.world,
-        )
-        if self.average is not None:  # only now: under AWP the update happens at perturbed weights
-            update_average(self.average, self.pair.target, self.run.ema)
-        return seen
+    def _training_step(self, pixels: Tensor, truth: Tensor, start: Tensor) -> dict[str, Tensor]:
+        return training_step(
+            self.networks, self.method, self.run, pixels, truth, start,
+            progress=self.finished / self.run.epochs, update=self.update, distributed=self.distributed,
+        )  # fmt: skip
 
-    def _update(self, loss: Tensor) -> None:
-        """One optimiser step for both networks, which the optimiser itself leaves out if the loss is no number."""
-        self.optimiser.zero_grad(set_to_none=True)
+    def update(self, loss: Tensor) -> None:
+        """One optimizer step for both networks; the optimizer itself skips it where the loss is not finite."""
+        self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         mean = loss.detach().clone()
-        self.world.average([mean, *(p.grad for p in self.pair.parameters() if p.grad is not None)])
-        self.optimiser.found_inf = (~torch.isfinite(mean)).float()  # type: ignore[attr-defined]
-        self.optimiser.step()
+        self.distributed.average([mean, *(p.grad for p in self.networks.parameters() if p.grad is not None)])
+        self.optimizer.found_inf = (~torch.isfinite(mean)).float()  # type: ignore[attr-defined]
+        self.optimizer.step()
 
     def _validate(self) -> Row:
         if self.finished % self.run.validation.every and self.finished != self.run.epochs:
             return {}
-        seen = validate(
-            self.examined,
-            self.pair.guide,
+        accuracy = validate(
+            self.networks.evaluated,
+            self.networks.guide,
             self.held_out,
             self.run,
             self.threat,
             generator=self._generator("validation", epoch=0),
         )
-        chosen_by = [seen[self.run.validation.select], seen["clean"]]
-        if self.best is None or chosen_by > self.best["score"]:
-            guide = None if self.pair.guide is None else weights_of(self.pair.guide)
+        score = [accuracy[self.run.validation.select], accuracy["clean"]]
+        if self.best is None or score > self.best["score"]:
+            guide = None if self.networks.guide is None else weights_of(self.networks.guide)
             self.best = {
-                "score": chosen_by,
+                "score": score,
                 "epoch": self.finished,
-                "target": weights_of(self.examined),
+                "target": weights_of(self.networks.evaluated),
                 "guide": guide,
             }
-        return seen
+        return accuracy
 
     def snapshot(self) -> dict[str, Any]:
         return {
             "finished": self.finished,
             "history": self.history,
             "best": self.best,
-            "target": self.pair.target.state_dict(),
-            "guide": None if self.pair.guide is None else self.pair.guide.state_dict(),
-            "average": None if self.average is None else self.average.state_dict(),
-            "optimiser": self.optimiser.state_dict(),
+            "target": self.networks.target.state_dict(),
+            "guide": None if self.networks.guide is None else self.networks.guide.state_dict(),
+            "ema": None if self.networks.ema is None else self.networks.ema.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
         }
 
     def restore(self, saved: dict[str, Any]) -> None:
         self.finished, self.history, self.best = saved["finished"], saved["history"], saved["best"]
-        self.pair.target.load_state_dict(saved["target"])
-        if self.pair.guide is not None:
-            self.pair.guide.load_state_dict(saved["guide"])
-        if self.average is not None:
-            self.average.load_state_dict(saved["average"])
-        self.optimiser.load_state_dict(saved["optimiser"])
+        self.networks.target.load_state_dict(saved["target"])
+        if self.networks.guide is not None:
+            self.networks.guide.load_state_dict(saved["guide"])
+        if self.networks.ema is not None:
+            self.networks.ema.load_state_dict(saved["ema"])
+        self.optimizer.load_state_dict(saved["optimizer"])
 
     def result(self) -> Trained:
         assert self.best is not None, "the last epoch always validates"
@@ -232,12 +217,12 @@ class Trainer:
             best_epoch=self.best["epoch"],
             target=self.best["target"],
             guide=self.best["guide"],
-            target_last=weights_of(self.examined),
+            target_last=weights_of(self.networks.evaluated),
             history=self.history,
         )
 
     def _set_rate(self, rate: float) -> None:
-        for group in self.optimiser.param_groups:
+        for group in self.optimizer.param_groups:
             if isinstance(group["lr"], Tensor):
                 group["lr"].fill_(rate)
             else:
@@ -253,13 +238,13 @@ class Trainer:
 
     def _diverged(self, epoch: int) -> Diverged:
         return Diverged(
-            f"the loss is not finite in epoch {epoch}: the weights of the epoch before are kept in the training's "
-            "state. Lower schedule.lr, or try precision: float32"
+            f"the loss became non-finite in epoch {epoch}; the update was skipped. The state after the last finished "
+            "epoch is kept. Lower schedule.lr, or try precision: float32"
         )
 
 
-def epoch_batches(pictures: Pictures, size: int, generator: torch.Generator) -> Iterator[Tensor]:
+def epoch_batches(image_set: LabeledImages, size: int, generator: torch.Generator) -> Iterator[Tensor]:
     """Indices of full batches in a fresh order; what does not fill a batch waits for the next epoch."""
-    order = torch.randperm(len(pictures), generator=generator, device=pictures.images.device)
-    size = min(size, len(pictures))
-    yield from order[: len(pictures) // size * size].view(-1, size)
+    order = torch.randperm(len(image_set), generator=generator, device=image_set.images.device)
+    size = min(size, len(image_set))
+    yield from order[: len(image_set) // size * size].view(-1, size)

@@ -1,36 +1,56 @@
-# The checked experiment, and where its files lie.
+# The checked experiment, and the paths of its files.
 from dynat import provenance
 from dynat.config import ConfigError, load
-from dynat.jobs import guard
-from dynat.places import Places
+from dynat.jobs import preflight
+from dynat.results.paths import Paths
+from dynat.runtime.errors import UserError
 
-PLACES = Places()
+PATHS = Paths()
 try:
-    EXPERIMENT = load(config)
+    EXPERIMENT = load(
+        config, notice=lambda text: print(f"dynat: {text}", file=sys.stderr)
+    )
     if workflow.is_main_process:
-        guard.before_any_job(EXPERIMENT, PLACES)
+        preflight.check_before_jobs(EXPERIMENT, PATHS)
 except ConfigError as error:
     print(f"dynat: config: {error}", file=sys.stderr)
     sys.exit(2)
-except ValueError as error:
+except UserError as error:
     print(f"dynat: {error}", file=sys.stderr)
     sys.exit(2)
 
 PRESET = EXPERIMENT.preset
-RESULTS = f"results/{PRESET}"
+FILES = PATHS.experiment(PRESET)
+RUN = FILES.run("{run}")
+SEED = RUN.seed("{seed}")
 # Jobs take turns on a GPU (the profile says how many there are); without one they only share the cores.
 GPU = int(shutil.which("nvidia-smi") is not None)
 GUIDED = [name for name, run in EXPERIMENT.runs.items() if run.guide]
-EXTERNAL = [name for name, run in EXPERIMENT.runs.items() if run.method == "external"]
-ALONE = [name for name in EXPERIMENT.runs if name not in GUIDED + EXTERNAL]
+UNGUIDED = [name for name in EXPERIMENT.runs if name not in GUIDED]
+
+
+def one_of(names):
+    """A wildcard that matches these names and nothing else."""
+    return "|".join(map(re.escape, names)) or "none"
 
 
 wildcard_constraints:
     seed=r"\d+",
-    run="|".join(map(re.escape, EXPERIMENT.runs)),
-    attack="|".join(map(re.escape, EXPERIMENT.attacks)),
+    run=one_of(EXPERIMENT.rows),
+    attack=one_of(EXPERIMENT.attacks),
 
 
 def relative(files):
     """Source files as the DAG should name them: relative paths survive a move of the project."""
     return [os.path.relpath(file) for file in files]
+
+
+def weights(name):
+    """The networks of a row, over all its seeds, with their records."""
+    seeds = [FILES.run(name).seed(seed) for seed in EXPERIMENT.seeds[name]]
+    return [file for seed in seeds for file in (seed.target(), seed.config)]
+
+
+def captioned(file, category, caption):
+    """A file as `snakemake --report` shows it, with the text of workflow/report/<caption>.rst."""
+    return report(str(file), category=category, caption=f"../report/{caption}.rst")

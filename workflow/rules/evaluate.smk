@@ -1,17 +1,20 @@
-# One job per run and attack, over the run's seeds: a row per picture. Metrics read those rows alone.
+# One job per run and attack, over the run's seeds: a row per image. Metrics are computed from those rows.
 rule attack:
     input:
         rules.data.output,
-        lambda wildcards: expand(
-            f"{RESULTS}/{wildcards.run}/seed{{seed}}/{{file}}",
-            seed=EXPERIMENT.seeds[wildcards.run],
-            file=["target.safetensors", "target-last.safetensors", "config.json"],
+        lambda wildcards: weights(wildcards.run),
+        last=lambda wildcards: [
+            FILES.run(wildcards.run).seed(seed).target("last")
+            for seed in EXPERIMENT.seeds[wildcards.run]
+        ],
+        src=relative(
+            provenance.evaluation_sources()
+            + [provenance.PACKAGE / "jobs/evaluation.py"]
         ),
-        src=relative(provenance.exam_sources() + [provenance.PACKAGE / "jobs/exam.py"]),
     output:
-        f"{RESULTS}/{{run}}/outcomes/{{attack}}.csv",
-        f"{RESULTS}/{{run}}/outcomes/{{attack}}.json",
-        f"{RESULTS}/{{run}}/outcomes/{{attack}}.examples.safetensors",
+        RUN.outcome("{attack}"),
+        RUN.outcome_record("{attack}"),
+        RUN.examples("{attack}"),
     log:
         f"logs/attack/{PRESET}/{{run}}-{{attack}}.log",
     benchmark:
@@ -20,52 +23,51 @@ rule attack:
     resources:
         gpu=GPU,
     params:
-        spec=lambda wildcards: EXPERIMENT.exam(
+        spec=lambda wildcards: EXPERIMENT.evaluation(
             wildcards.run, wildcards.attack
         ).model_dump_json(),
     shell:
-        "dynat attack --spec {params.spec:q} --threads {threads} > {log} 2>&1"
+        "dynat job attack --spec {params.spec:q} --threads {threads} > {log} 2>&1"
 
 
-# Many small examinations of a run, from which validity gates and curves are read.
-rule probe:
+# Small attacks on a run that show whether its evaluation can be trusted.
+rule sanity:
     input:
         rules.data.output,
-        lambda wildcards: expand(
-            f"{RESULTS}/{wildcards.run}/seed{{seed}}/{{file}}",
-            seed=EXPERIMENT.seeds[wildcards.run],
-            file=["target.safetensors", "config.json"],
-        ),
-        src=relative(provenance.probe_sources()),
+        lambda wildcards: weights(wildcards.run),
+        src=relative(provenance.sanity_sources()),
     output:
-        f"{RESULTS}/{{run}}/probes.csv",
-        f"{RESULTS}/{{run}}/probes.json",
+        RUN.sanity,
+        RUN.sanity_record,
     log:
-        f"logs/attack/{PRESET}/{{run}}-probes.log",
+        f"logs/attack/{PRESET}/{{run}}-sanity.log",
     benchmark:
-        f"logs/attack/{PRESET}/{{run}}-probes.tsv"
+        f"logs/attack/{PRESET}/{{run}}-sanity.tsv"
     threads: EXPERIMENT.threads
     resources:
         gpu=GPU,
     params:
-        spec=lambda wildcards: EXPERIMENT.probe(wildcards.run).model_dump_json(),
+        spec=lambda wildcards: EXPERIMENT.sanity_checks(wildcards.run).model_dump_json(),
     shell:
-        "dynat probe --spec {params.spec:q} --threads {threads} > {log} 2>&1"
+        "dynat job sanity --spec {params.spec:q} --threads {threads} > {log} 2>&1"
 
 
-# The pictures made against every run, shown to every run.
+# Every run evaluated on the adversarial images that were made against every other run.
 rule transfer:
     input:
         rules.data.output,
         [
-            f"{RESULTS}/{run}/seed{EXPERIMENT.seeds[run][0]}/{file}"
-            for run in EXPERIMENT.runs
-            for file in ("target.safetensors", "config.json")
+            file
+            for run, seed in EXPERIMENT.transfer().runs.items()
+            for file in (
+                FILES.run(run).seed(seed).target(),
+                FILES.run(run).seed(seed).config,
+            )
         ],
-        src=relative(provenance.probe_sources()),
+        src=relative(provenance.sanity_sources()),
     output:
-        f"{RESULTS}/transfer.csv",
-        f"{RESULTS}/transfer.json",
+        FILES.transfer,
+        FILES.transfer_record,
     log:
         f"logs/attack/{PRESET}/transfer.log",
     threads: EXPERIMENT.threads
@@ -74,54 +76,59 @@ rule transfer:
     params:
         spec=EXPERIMENT.transfer().model_dump_json(),
     shell:
-        "dynat transfer --spec {params.spec:q} --threads {threads} > {log} 2>&1"
+        "dynat job transfer --spec {params.spec:q} --threads {threads} > {log} 2>&1"
 
 
 rule metrics:
     input:
-        rules.probe.output,
-        lambda wildcards: expand(
-            f"{RESULTS}/{wildcards.run}/seed{{seed}}/{{file}}",
-            seed=EXPERIMENT.seeds[wildcards.run],
-            file=["history.csv", "config.json"],
-        ),
-        expand(
-            f"{RESULTS}/{{{{run}}}}/outcomes/{{attack}}.{{ending}}",
-            attack=EXPERIMENT.attacks,
-            ending=["csv", "json"],
-        ),
+        rules.sanity.output,
+        lambda wildcards: [
+            file
+            for seed in EXPERIMENT.seeds[wildcards.run]
+            for file in (
+                FILES.run(wildcards.run).seed(seed).history,
+                FILES.run(wildcards.run).seed(seed).config,
+            )
+        ],
+        [
+            file
+            for attack in EXPERIMENT.attacks
+            for file in (RUN.outcome(attack), RUN.outcome_record(attack))
+        ],
         src=relative(provenance.metrics_sources()),
     output:
-        f"{RESULTS}/{{run}}/metrics.json",
+        RUN.metrics,
     log:
         f"logs/metrics/{PRESET}/{{run}}.log",
     localrule: True
     params:
+        folder=lambda wildcards: FILES.run(wildcards.run).folder,
         attacks=" ".join(f"--attack {name}" for name in EXPERIMENT.attacks),
     shell:
-        f"dynat metrics {RESULTS}/{{wildcards.run}} {{params.attacks}} > {{log}} 2>&1"
+        "dynat metrics {params.folder} {params.attacks} > {log} 2>&1"
 
 
+# Accuracy under every attack, for `dvc metrics` and `dvc plots`.
 rule accuracy:
     input:
-        expand(rules.metrics.output, run=EXPERIMENT.runs),
+        expand(rules.metrics.output, run=EXPERIMENT.rows),
         src=relative(provenance.plots_sources()),
     output:
-        f"plots/{PRESET}/accuracy.csv",
-        expand(f"metrics/{PRESET}/{{run}}.json", run=EXPERIMENT.runs),
+        PATHS.plot(PRESET, "accuracy"),
+        [PATHS.run_accuracy(PRESET, run) for run in EXPERIMENT.rows],
     log:
         f"logs/metrics/{PRESET}/accuracy.log",
     localrule: True
     params:
         spec=EXPERIMENT.model_dump_json(),
     shell:
-        "dynat accuracy --spec {params.spec:q} > {log} 2>&1"
+        "dynat job accuracy --spec {params.spec:q} > {log} 2>&1"
 
 
 rule evaluate:
     input:
         rules.train.input,
-        expand(rules.metrics.output, run=EXPERIMENT.runs),
+        expand(rules.metrics.output, run=EXPERIMENT.rows),
         rules.accuracy.output,
         rules.transfer.output,
     localrule: True

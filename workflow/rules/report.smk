@@ -1,36 +1,39 @@
-# Tables, figures and the page a person reads.
+# Tables, figures and report.html.
+from dynat.report.figure_list import figures_of
+
+
 rule report:
     input:
         rules.evaluate.input,
-        expand(
-            f"{RESULTS}/{{run}}/outcomes/{{attack}}.{{ending}}",
-            run=EXPERIMENT.runs,
-            attack=EXPERIMENT.attacks,
-            ending=["csv", "json", "examples.safetensors"],
-        ),
+        [
+            file
+            for run in map(FILES.run, EXPERIMENT.rows)
+            for attack in EXPERIMENT.attacks
+            for file in (
+                run.outcome(attack),
+                run.outcome_record(attack),
+                run.examples(attack),
+            )
+        ],
         src=relative(provenance.report_sources()),
     output:
-        page=f"{RESULTS}/report.html",
-        tables=expand(f"{RESULTS}/tables/main.{{ending}}", ending=["csv", "md", "tex"]),
-        ablations=expand(f"{RESULTS}/tables/ablations.{{ending}}", ending=["csv", "md"]),
-        figures=expand(
-            f"{RESULTS}/figures/{{figure}}.{{ending}}",
-            figure=[
-                "epochs",
-                "tradeoff",
-                "labels",
-                "pairs",
-                "strength",
-                "transfer",
-                "gallery",
-                "classes",
-            ],
-            ending=["svg", "png"],
-        ),
+        page=captioned(FILES.report, "Report", "page"),
+        main=captioned(FILES.table("main", "csv"), "Tables", "main"),
+        ablations=captioned(FILES.table("ablations", "csv"), "Tables", "ablations"),
+        tables=[
+            FILES.table("main", "md"),
+            FILES.table("main", "tex"),
+            FILES.table("ablations", "md"),
+        ],
+        figures=[
+            captioned(FILES.figure(name, "svg"), "Figures", name)
+            for name in figures_of(EXPERIMENT)
+        ],
+        bitmaps=[FILES.figure(name, "png") for name in figures_of(EXPERIMENT)],
     log:
         f"logs/report/{PRESET}.log",
     localrule: True
     params:
         spec=EXPERIMENT.model_dump_json(),
     shell:
-        "dynat report --spec {params.spec:q} > {log} 2>&1"
+        "dynat job report --spec {params.spec:q} > {log} 2>&1"

@@ -1,10 +1,10 @@
-# Guide and target, trained together: one job per run and seed. Interrupted, it goes on from runs/.
-TRAINED = "results/{preset}/{{run}}/seed{{seed}}".format(preset=PRESET)
+# Guide and target, trained together: one job per run and seed. An interrupted training resumes from state/.
 TRAININGS = [
-    TRAINED.format(run=run, seed=seed)
+    FILES.run(run).seed(seed)
     for run in EXPERIMENT.runs
     for seed in EXPERIMENT.seeds[run]
 ]
+IMPORTS = [FILES.run(name).seed(0) for name in EXPERIMENT.checkpoints]
 
 
 rule training:
@@ -14,70 +14,73 @@ rule training:
             provenance.training_sources(EXPERIMENT.runs[wildcards.run].method)
         ),
     output:
-        f"{TRAINED}/target.safetensors",
-        f"{TRAINED}/target-last.safetensors",
-        f"{TRAINED}/history.csv",
-        f"{TRAINED}/config.json",
+        SEED.target(),
+        SEED.target("last"),
+        SEED.history,
+        SEED.config,
     log:
         f"logs/train/{PRESET}/{{run}}-seed{{seed}}.log",
     benchmark:
         f"logs/train/{PRESET}/{{run}}-seed{{seed}}.tsv"
     wildcard_constraints:
-        run="|".join(map(re.escape, ALONE)) or "none",
+        run=one_of(UNGUIDED),
     threads: EXPERIMENT.threads
     resources:
         gpu=lambda wildcards: GPU * EXPERIMENT.runs[wildcards.run].gpus,
     params:
         spec=lambda wildcards: EXPERIMENT.training(wildcards.run).model_dump_json(),
     shell:
-        "dynat train --spec {params.spec:q} --seed {wildcards.seed} --threads {threads} > {log} 2>&1"
+        "dynat job training --spec {params.spec:q} --seed {wildcards.seed} --threads {threads} > {log} 2>&1"
 
 
 use rule training as training_with_guide with:
     output:
         *rules.training.output,
-        f"{TRAINED}/guide.safetensors",
+        SEED.guide,
     wildcard_constraints:
-        run="|".join(map(re.escape, GUIDED)) or "none",
+        run=one_of(GUIDED),
 
 
-# Somebody's checkpoint takes the place of a training.
-rule adopt:
+# A third-party checkpoint is a row too: it is imported instead of trained.
+rule import_checkpoint:
     input:
         rules.data.output,
-        checkpoint=lambda wildcards: EXPERIMENT.runs[wildcards.run].checkpoint,
-        src=relative(provenance.adoption_sources()),
+        checkpoint=lambda wildcards: EXPERIMENT.checkpoints[wildcards.run].file,
+        src=relative(provenance.import_sources()),
     output:
         rules.training.output,
     log:
         f"logs/train/{PRESET}/{{run}}-seed{{seed}}.log",
     wildcard_constraints:
-        run="|".join(map(re.escape, EXTERNAL)) or "none",
+        run=one_of(EXPERIMENT.checkpoints),
     localrule: True
     params:
-        spec=lambda wildcards: EXPERIMENT.training(wildcards.run).model_dump_json(),
+        spec=lambda wildcards: EXPERIMENT.checkpoint_import(
+            wildcards.run
+        ).model_dump_json(),
     shell:
-        "dynat adopt --spec {params.spec:q} > {log} 2>&1"
+        "dynat job import --spec {params.spec:q} > {log} 2>&1"
 
 
+# Validation accuracy over the epochs, for `dvc plots`.
 rule curves:
     input:
-        expand("{folder}/history.csv", folder=TRAININGS),
+        [seed.history for seed in TRAININGS],
         src=relative(provenance.plots_sources()),
     output:
-        f"plots/{PRESET}/epochs.csv",
-        f"plots/{PRESET}/labels.csv",
+        PATHS.plot(PRESET, "epochs"),
+        PATHS.plot(PRESET, "labels"),
     log:
         f"logs/train/{PRESET}/curves.log",
     localrule: True
     params:
         spec=EXPERIMENT.model_dump_json(),
     shell:
-        "dynat curves --spec {params.spec:q} > {log} 2>&1"
+        "dynat job curves --spec {params.spec:q} > {log} 2>&1"
 
 
 rule train:
     input:
-        expand("{folder}/target.safetensors", folder=TRAININGS),
+        [seed.target() for seed in TRAININGS + IMPORTS],
         rules.curves.output,
     localrule: True

@@ -1,0 +1,169 @@
+"""Third-party checkpoints: read without running their code, and either loaded completely or refused.
+
+Supported are safetensors and torch files (weights only: tensors, no pickled code); weights inside
+`state_dict`, `net`, `model` or `model_state_dict`; names with the prefix of a wrapper (`module.`, `model.`,
+`_orig_mod.`, `1.`); the unused `sub_block1` of the TRADES family's WideResNets; and the mean and
+standard deviation of a normalization that is part of the network (`mu` and `sigma`, `normalize.mean` and
+`normalize.std`, `0.mean` and `0.std`), which becomes the first layer of the loaded network.
+
+A file does not contain everything: networks that differ only in strides have the same names and shapes.
+"""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from dynat.checkpoints.weights import fill
+from dynat.config import Normalization
+from dynat.nn.normalize import normalized
+from dynat.runtime.errors import UserError
+
+WRAPPERS = ("state_dict", "model_state_dict", "model", "net")
+UNUSED = ("sub_block1.",)
+"""Prefixes of weights that no forward pass reads in the code they come from."""
+BUFFER_NAMES = (("mean", "std"), ("mu", "sigma"))
+"""Names of the two buffers of a normalization."""
+
+Tensors = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class ThirdPartyModel:
+    """A loaded third-party network: a function of pixels in [0,1]."""
+
+    network: nn.Module
+    dropped: list[str]
+    """Weights in the file that no forward pass reads."""
+    normalization: Normalization
+    """Applied to pixels first; empty where there is none."""
+    from_file: bool
+    """Whether the file itself contains the normalization."""
+
+
+def load_third_party(
+    model: nn.Module, path: Path, *, channels: int, normalization: Normalization | None = None
+) -> ThirdPartyModel:
+    """Fill `model` from a third-party checkpoint, behind the normalization of the file or the given one.
+
+    A missing or unexpected name, another shape, or a `normalization` that contradicts the file is a `UserError`
+    that says which, and leaves `model` unchanged.
+    """
+    tensors, in_file = _without_wrappers(_tensors_of(_read(path), path), model.state_dict(), path)
+    chosen = _consistent(in_file, normalization or Normalization(), channels, path)
+    expected = model.state_dict()
+    dropped = [name for name in tensors if name.startswith(UNUSED) and name not in expected]
+    weights = {name: value for name, value in tensors.items() if name not in dropped}
+    # Old checkpoints do not count batches; the count is not read in evaluation.
+    weights |= {
+        name: expected[name] for name in expected if name.endswith("num_batches_tracked") and name not in weights
+    }
+    fill(model, weights, path)
+    network = normalized(model, mean=chosen.mean, std=chosen.std) if chosen.mean and chosen.std else model
+    return ThirdPartyModel(network, dropped, chosen, from_file=in_file.mean is not None)
+
+
+def _read(path: Path) -> Any:
+    if not path.exists():
+        raise UserError(f"{path}: no such checkpoint")
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        with path.open("rb") as file:
+            first_bytes = file.read(40)
+        if not first_bytes.startswith((b"PK", b"\x80")):  # an archive or a pickle: what torch.save has ever written
+            reason = f"it begins with {first_bytes.decode(errors='replace')!r}" if first_bytes else "it is empty"
+            raise UserError(f"{path}: not a checkpoint: {reason}")
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:
+        raise UserError(
+            f"{path}: contains more than weights, and reading it would run its code; or it is damaged. "
+            "Save only its state_dict() where it comes from"
+        ) from None
+    except (SafetensorError, RuntimeError, EOFError, KeyError, OSError) as error:
+        reason = str(error).partition("\n")[0][:120] or type(error).__name__
+        raise UserError(f"{path}: not a checkpoint, or damaged ({reason})") from None
+
+
+def _tensors_of(content: Any, path: Path) -> Tensors:
+    """The mapping from names to tensors, at any depth; a file with two of them is refused, not guessed."""
+    if _are_tensors(content):
+        return dict(content)
+    entries = content if isinstance(content, Mapping) else {}
+    known = [key for key in WRAPPERS if isinstance(entries.get(key), Mapping)]
+    others = [str(key) for key, value in entries.items() if key not in WRAPPERS and _are_tensors(value)]
+    if len(known) + len(others) > 1 and len(known) != 0:
+        raise UserError(
+            f"{path}: contains several networks ({', '.join([*known, *others])}); save only the one you mean: "
+            f"torch.save(torch.load(FILE)['{known[0]}'], 'one.pt')"
+        )
+    if known:
+        return _tensors_of(entries[known[0]], path)
+    contained = ", ".join(map(str, list(entries)[:8])) if entries else type(content).__name__
+    raise UserError(
+        f"{path}: no weights found (it contains: {contained}); expected tensors by name, or one of {WRAPPERS}"
+    )
+
+
+def _are_tensors(content: Any) -> bool:
+    return isinstance(content, Mapping) and bool(content) and all(isinstance(v, Tensor) for v in content.values())
+
+
+def _without_wrappers(tensors: Tensors, expected: Mapping[str, Tensor], path: Path) -> tuple[Tensors, Normalization]:
+    """Tensors under the network's own names, and the normalization that was among them."""
+    tensors = _without_prefix(tensors, expected)
+    pairs = [
+        (name, f"{name.removesuffix(mean)}{std}")
+        for mean, std in BUFFER_NAMES
+        for name in tensors
+        if (name == mean or name.endswith(f".{mean}")) and name not in expected
+    ]
+    pairs = [(mean, std) for mean, std in pairs if std in tensors and std not in expected]
+    if not pairs:
+        return tensors, Normalization()
+    if len(pairs) > 1:
+        raise UserError(f"{path}: contains two normalizations ({pairs[0][0]} and {pairs[1][0]})")
+    mean, std = pairs[0]
+    rest = {name: value for name, value in tensors.items() if name not in pairs[0]}
+    try:
+        normalization = Normalization.model_validate(
+            {"mean": tensors[mean].double().flatten().tolist(), "std": tensors[std].double().flatten().tolist()}
+        )
+    except ValidationError as error:
+        reason = error.errors()[0]["msg"].removeprefix("Value error, ")
+        raise UserError(f"{path}: {mean} and {std} are no normalization of pixels in [0,1] ({reason})") from None
+    return _without_prefix(rest, expected), normalization
+
+
+def _without_prefix(tensors: Tensors, expected: Mapping[str, Tensor]) -> Tensors:
+    """Remove the prefixes that wrappers put before every name; a prefix of the network's own names stays."""
+    firsts = {name.partition(".")[0] if "." in name else None for name in tensors}
+    first = firsts.pop() if len(firsts) == 1 else None
+    if first is None or all(name.startswith(f"{first}.") for name in expected):
+        return tensors
+    return _without_prefix({name.removeprefix(f"{first}."): value for name, value in tensors.items()}, expected)
+
+
+def _consistent(in_file: Normalization, given: Normalization, channels: int, path: Path) -> Normalization:
+    """The one normalization to apply; the file and the caller must agree, and it is never applied twice."""
+    if in_file.mean and given.mean and not _equal(in_file, given):
+        raise UserError(f"{path}: contains {in_file}, but {given} was given: leave out mean and std to use the file's")
+    chosen = in_file if in_file.mean else given
+    if chosen.mean and len(chosen.mean) not in (1, channels):
+        raise UserError(f"{path}: mean and std have {len(chosen.mean)} channels, and the images have {channels}")
+    return chosen
+
+
+def _equal(one: Normalization, other: Normalization) -> bool:
+    """Up to the rounding of numbers in a file or a paper."""
+    first, second = ((*(each.mean or ()), *(each.std or ())) for each in (one, other))
+    return len(first) == len(second) and all(abs(a - b) < 1e-4 for a, b in zip(first, second, strict=True))

@@ -1,0 +1,127 @@
+"""The commands that compute, for the runs of params.yaml by their names. Each runs one job."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from dynat.cli import job
+from dynat.cli.app import (
+    COMPUTE,
+    DATA,
+    RESULTS_FOLDER,
+    STATE,
+    Data,
+    Device,
+    Params,
+    Results,
+    Set,
+    State,
+    Threads,
+    app,
+    named,
+    read_experiment,
+)
+from dynat.cli.job import JobSettings
+from dynat.config import ConfigError
+from dynat.config.presets import PARAMS
+from dynat.results.paths import Paths
+
+RunName = Annotated[str | None, typer.Argument(metavar="RUN", help="A run of the preset, such as dynat.")]
+RowName = Annotated[str | None, typer.Argument(metavar="RUN", help="A trained run or an imported checkpoint.")]
+
+
+@app.command(rich_help_panel=COMPUTE)
+def data(params: Params = PARAMS, set_: Set = None, data: Data = DATA) -> None:
+    """Download or build the data set once, as data/<name>/."""
+    job.run_data(read_experiment(params, set_).dataset, JobSettings(Paths(data)))
+
+
+@app.command(rich_help_panel=COMPUTE)
+def train(
+    run: RunName = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the training.")] = 0,
+    params: Params = PARAMS,
+    set_: Set = None,
+    device: Device = "auto",
+    threads: Threads = None,
+    data: Data = DATA,
+    results: Results = RESULTS_FOLDER,
+    state: State = STATE,
+) -> None:
+    """Train one run with one seed. An interrupted training resumes."""
+    experiment = read_experiment(params, set_)
+    if run in experiment.checkpoints:
+        raise ConfigError(f"{run} is a checkpoint and not trained here: dynat import {run}")
+    spec = experiment.training(named(run, experiment.runs, "run"))
+    job.run_training(spec, JobSettings(Paths(data, results, state), seed, device, threads or experiment.threads))
+
+
+@app.command("import", rich_help_panel=COMPUTE)
+def import_(
+    name: Annotated[str | None, typer.Argument(metavar="NAME", help="A row of the section `checkpoints`.")] = None,
+    params: Params = PARAMS,
+    set_: Set = None,
+    data: Data = DATA,
+    results: Results = RESULTS_FOLDER,
+) -> None:
+    """Import a third-party checkpoint of the config, so that it is attacked and compared like a run."""
+    experiment = read_experiment(params, set_)
+    spec = experiment.checkpoint_import(named(name, experiment.checkpoints, "checkpoint"))
+    job.run_import(spec, JobSettings(Paths(data, results)))
+
+
+@app.command(rich_help_panel=COMPUTE)
+def attack(
+    run: RowName = None,
+    attack: Annotated[
+        str | None, typer.Argument(metavar="ATTACK", help="An attack of the preset, such as pgd-20.")
+    ] = None,
+    params: Params = PARAMS,
+    set_: Set = None,
+    device: Device = "auto",
+    threads: Threads = None,
+    data: Data = DATA,
+    results: Results = RESULTS_FOLDER,
+    state: State = STATE,
+) -> None:
+    """Attack the networks of a run (all its seeds), and write for every test image whether it is still correct."""
+    experiment = read_experiment(params, set_)
+    spec = experiment.evaluation(named(run, experiment.rows, "run"), named(attack, experiment.attacks, "attack"))
+    job.run_evaluation(spec, _settings(Paths(data, results, state), device, threads or experiment.threads))
+
+
+@app.command(rich_help_panel=COMPUTE)
+def sanity(
+    run: RowName = None,
+    params: Params = PARAMS,
+    set_: Set = None,
+    device: Device = "auto",
+    threads: Threads = None,
+    data: Data = DATA,
+    results: Results = RESULTS_FOLDER,
+    state: State = STATE,
+) -> None:
+    """Run sanity checks on the evaluation of a run: small attacks that show whether its robustness can be trusted."""
+    experiment = read_experiment(params, set_)
+    spec = experiment.sanity_checks(named(run, experiment.rows, "run"))
+    job.run_sanity(spec, _settings(Paths(data, results, state), device, threads or experiment.threads))
+
+
+@app.command(rich_help_panel=COMPUTE)
+def transfer(
+    params: Params = PARAMS,
+    set_: Set = None,
+    device: Device = "auto",
+    threads: Threads = None,
+    data: Data = DATA,
+    results: Results = RESULTS_FOLDER,
+) -> None:
+    """Evaluate every run on the adversarial images that were made against every other run."""
+    experiment = read_experiment(params, set_)
+    job.run_transfer(experiment.transfer(), _settings(Paths(data, results), device, threads or experiment.threads))
+
+
+def _settings(paths: Paths, device: str, threads: int) -> JobSettings:
+    return JobSettings(paths, device=device, threads=threads)

@@ -1,0 +1,59 @@
+"""Commands about the config: what it trains and attacks, and which names it can use."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from dynat.cli.app import CONFIGURE, Params, Set, app, read_experiment
+from dynat.config import Checkpoint, Run, ThreatModel, registry
+from dynat.config.presets import PARAMS
+
+
+@app.command(rich_help_panel=CONFIGURE)
+def check(params: Params = PARAMS, set_: Set = None) -> None:
+    """Validate params.yaml and its preset, and show which runs are trained and which attacks are run."""
+    experiment = read_experiment(params, set_)
+    print(f"preset {experiment.preset}: data set {experiment.dataset.name}, ", end="")
+    print(f"{experiment.threat.norm} eps {experiment.threat.eps:g}")
+    for name, row in experiment.rows.items():
+        summary = _checkpoint(row) if isinstance(row, Checkpoint) else _run(row, experiment.threat)
+        print(f"  {name}: {summary}, seeds {','.join(map(str, experiment.seeds[name]))}")
+    print(f"attacks: {', '.join(experiment.attacks)}")
+
+
+@app.command("list", rich_help_panel=CONFIGURE)
+def list_() -> None:
+    """List the names that a config can use: methods, networks, data sources, attacks."""
+    tables: dict[str, dict[str, Any]] = {
+        "methods": registry.METHODS,
+        "networks": registry.NETWORKS,
+        "data sources": registry.SOURCES,
+        "attacks": registry.ATTACKS,
+    }
+    for title, table in tables.items():
+        print(f"{title}: {', '.join(table)}")
+
+
+def _checkpoint(checkpoint: Checkpoint) -> str:
+    normalization = f", mean and std: {checkpoint}" if checkpoint.mean else ""
+    return f"checkpoint {checkpoint.file} as {checkpoint.arch}{normalization}"
+
+
+def _run(run: Run, threat: ThreatModel) -> str:
+    """A run in a line: method, labels and networks, then what differs from the usual."""
+    parts = [run.method, f"{run.labels} labels", f"target {run.target}"]
+    parts += [f"guide {run.guide}"] if run.guide else []
+    parts += [f"guide labels in {run.guide_mode} mode"] if run.guide_mode != "train" else []
+    parts += [f"beta {run.beta:g}"] if run.beta is not None else []
+    parts += [f"consistency {run.consistency:g}"] if run.consistency else []
+    parts += [f"inner eps {run.inner.eps:g}"] if run.inner.eps not in (None, threat.eps) else []
+    parts += [f"inner {run.inner.objective}"] if run.inner.objective != "method" else []
+    parts += ["no clean forward"] if run.guide and not run.clean_forward and run.method in ("at", "lbgat") else []
+    parts += ["clean forward"] if run.clean_forward and not run.guide else []
+    parts += [f"AWP gamma {run.awp.gamma:g}"] if run.awp else []
+    parts += [name for name in ("compile", "cuda_graph") if getattr(run, name)]
+    parts += [f"{run.gpus} GPUs"] if run.gpus > 1 else []
+    parts += [
+        f"{key} {value:g}" if isinstance(value, float) else f"{key} {value}" for key, value in run.options.items()
+    ]
+    return ", ".join([*parts, f"{run.epochs} epochs"])

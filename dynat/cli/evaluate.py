@@ -1,0 +1,101 @@
+"""`dynat evaluate FILE`: attack a third-party checkpoint and print its table."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+import yaml
+
+from dynat.cli.app import CHECKPOINT, DATA, STATE, Data, Device, State, Threads, app, quick_imports, say
+from dynat.results.paths import SingleRunPaths, evaluation_folder
+
+File = Annotated[Path, typer.Argument(metavar="FILE", help="The weights, as safetensors or a torch file.")]
+Arch = Annotated[str, typer.Option(metavar="NAME", help="The network of the weights: resnet18, wrn34-10, ...")]
+DatasetName = Annotated[
+    str,
+    typer.Option(
+        metavar="NAME-OR-PATH",
+        help="A prepared data set, one that a preset names (cifar10), or the path of an image folder: "
+        "<path>/<class>/ or <path>/test/<class>/.",
+    ),
+]
+Attacks = Annotated[str, typer.Option(metavar="LIST", help="pgd-20,cw-20,autoattack. clean is always the first.")]
+Eps = Annotated[str, typer.Option(metavar="NUMBER", help="Radius of the ball in pixels of [0,1]: 8/255.")]
+Norm = Annotated[str, typer.Option(metavar="NAME", help="Norm of the ball: linf or l2.")]
+Images = Annotated[int | None, typer.Option(help="Only the first so many test images. By default all.")]
+Size = Annotated[int | None, typer.Option(min=1, help="Resize the images of a folder to so many pixels squared.")]
+Batch = Annotated[int | None, typer.Option(help="Images attacked at once. By default 250.")]
+Surrogate = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="The model whose gradients the attacks use: none (the network itself), or a folded copy in float32, "
+        "float16 or bfloat16. The plain network verifies every result.",
+    ),
+]
+Mean = Annotated[str | None, typer.Option(metavar="LIST", help="The network expects (x - mean) / std: 0.49,0.48,0.45.")]
+Std = Annotated[str | None, typer.Option(metavar="LIST", help="Standard deviation per channel, with --mean.")]
+Expect = Annotated[float | None, typer.Option(help="Warn if the clean accuracy is not this one, in percent.")]
+Sanity = Annotated[
+    bool, typer.Option("--sanity", help="Run the sanity checks of the evaluation too: many small attacks.")
+]
+Out = Annotated[Path | None, typer.Option(metavar="FOLDER", help="By default evaluations/<file>.")]
+
+
+@app.command(rich_help_panel=CHECKPOINT)
+def evaluate(
+    file: File,
+    arch: Arch,
+    dataset: DatasetName,
+    attacks: Attacks,
+    eps: Eps,
+    norm: Norm = "linf",
+    images: Images = None,
+    size: Size = None,
+    batch: Batch = None,
+    surrogate: Surrogate = None,
+    mean: Mean = None,
+    std: Std = None,
+    expect: Expect = None,
+    sanity: Sanity = False,
+    out: Out = None,
+    device: Device = "auto",
+    threads: Threads = None,
+    data: Data = DATA,
+    state: State = STATE,
+) -> None:
+    """Evaluate a checkpoint that was trained elsewhere, with the attacks and checks of the pipeline.
+
+    Example: dynat evaluate theirs.pt --arch wrn34-10 --dataset cifar10 --attacks pgd-20,autoattack --eps 8/255
+    """
+    with quick_imports():
+        from dynat.jobs.evaluate_checkpoint import CheckpointRequest, evaluate_checkpoint
+        from dynat.runtime.device import use_threads
+
+    use_threads(threads)
+    name = re.sub(r"[^A-Za-z0-9._-]|^[^A-Za-z0-9]+", "-", file.stem).strip("-.") or "checkpoint"
+    settings = {"images": images, "batch": batch, "surrogate": surrogate}
+    normalization = {"mean": mean, "std": std}
+    request = CheckpointRequest(
+        file=file,
+        arch=arch,
+        dataset=dataset,
+        size=size,
+        attacks=tuple(_list(attacks)),
+        threat={"eps": eps, "norm": norm},
+        settings={key: value for key, value in settings.items() if value is not None},
+        normalization={key: _list(value) for key, value in normalization.items() if value is not None},
+        expected_accuracy=expect,
+        sanity_checks=sanity,
+    )
+    paths = SingleRunPaths(data, out or evaluation_folder(name), state)
+    evaluate_checkpoint(request, name=name, paths=paths, device=device, say=say)
+
+
+def _list(text: str) -> list[Any]:
+    """The entries of 'a,b,c', with or without brackets."""
+    entries = yaml.safe_load(f"[{text.strip().removeprefix('[').removesuffix(']')}]")
+    return [str(entry) for entry in entries]

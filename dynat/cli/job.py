@@ -1,0 +1,140 @@
+"""`dynat job`: one job of the pipeline from its resolved spec. Rules call it; the other commands use the same jobs."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Annotated, Any
+
+import typer
+from pydantic import BaseModel
+
+from dynat.cli.app import DATA, RESULTS_FOLDER, STATE, Data, Device, Results, State, Threads, app, quick_imports, say
+from dynat.config import (
+    DatasetConfig,
+    EvaluationSpec,
+    Experiment,
+    ImportSpec,
+    SanitySpec,
+    TrainingSpec,
+    TransferSpec,
+    registry,
+)
+from dynat.results.paths import Paths
+
+
+@dataclass(frozen=True)
+class JobSettings:
+    """What a job is given beside its spec."""
+
+    paths: Paths = field(default_factory=Paths)
+    seed: int = 0
+    device: str = "auto"
+    threads: int | None = None
+
+
+def run_data(spec: DatasetConfig, settings: JobSettings) -> None:
+    with quick_imports():
+        from dynat.data import prepare
+
+    print(f"{spec.name}: ready in {prepare(spec, settings.paths.data)}")
+
+
+def run_training(spec: TrainingSpec, settings: JobSettings) -> None:
+    with quick_imports():
+        from dynat.jobs import training
+        from dynat.runtime import launch
+        from dynat.runtime.device import use_threads
+        from dynat.training.distributed import Distributed
+
+    gpus = spec.run.gpus
+    if gpus > 1 and Distributed.from_environment().size == 1:
+        launch.launch(gpus, sys.argv[1:])  # this command again, in every process
+        return
+    use_threads(settings.threads and max(1, settings.threads // gpus))
+    training.run_training(spec, seed=settings.seed, paths=settings.paths, device=settings.device, say=say)
+
+
+def run_import(spec: ImportSpec, settings: JobSettings) -> None:
+    with quick_imports():
+        from dynat.jobs import import_checkpoint
+
+    import_checkpoint.run_import(spec, paths=settings.paths, say=say)
+
+
+def run_evaluation(spec: EvaluationSpec, settings: JobSettings) -> None:
+    with quick_imports():
+        from dynat.jobs import evaluation
+        from dynat.runtime.device import use_threads
+
+    use_threads(settings.threads)
+    evaluation.run_evaluation(spec, paths=settings.paths, device=settings.device, say=say)
+
+
+def run_sanity(spec: SanitySpec, settings: JobSettings) -> None:
+    with quick_imports():
+        from dynat.jobs import sanity
+        from dynat.runtime.device import use_threads
+
+    use_threads(settings.threads)
+    sanity.run_sanity_checks(spec, paths=settings.paths, device=settings.device, say=say)
+
+
+def run_transfer(spec: TransferSpec, settings: JobSettings) -> None:
+    with quick_imports():
+        from dynat.jobs import transfer
+        from dynat.runtime.device import use_threads
+
+    use_threads(settings.threads)
+    transfer.run_transfer(spec, paths=settings.paths, device=settings.device, say=say)
+
+
+def run_curves(spec: Experiment, settings: JobSettings) -> None:
+    from dynat.jobs.plots import write_curves
+
+    print(write_curves(spec, settings.paths))
+
+
+def run_accuracy(spec: Experiment, settings: JobSettings) -> None:
+    from dynat.jobs.plots import write_accuracy
+
+    print(write_accuracy(spec, settings.paths))
+
+
+def run_report(spec: Experiment, settings: JobSettings) -> None:
+    from dynat.report import write_report
+
+    files = settings.paths.experiment(spec.preset)
+    write_report(files, spec)
+    print(f"open {files.report}")
+
+
+JOBS: dict[str, tuple[type[BaseModel], Callable[[Any, JobSettings], None]]] = {
+    "data": (DatasetConfig, run_data),
+    "training": (TrainingSpec, run_training),
+    "import": (ImportSpec, run_import),
+    "attack": (EvaluationSpec, run_evaluation),
+    "sanity": (SanitySpec, run_sanity),
+    "transfer": (TransferSpec, run_transfer),
+    "curves": (Experiment, run_curves),
+    "accuracy": (Experiment, run_accuracy),
+    "report": (Experiment, run_report),
+}
+"""Kind of job, as the rules name it, to the model of its spec and the function that runs it."""
+
+
+@app.command(hidden=True)
+def job(
+    kind: Annotated[str, typer.Argument(help=f"One of: {', '.join(JOBS)}.")],
+    spec: Annotated[str, typer.Option(metavar="JSON", help="The resolved config of the job.")],
+    seed: Annotated[int, typer.Option(min=0, help="Of a training.")] = 0,
+    device: Device = "auto",
+    threads: Threads = None,
+    data: Data = DATA,
+    results: Results = RESULTS_FOLDER,
+    state: State = STATE,
+) -> None:
+    """Run one job of the pipeline from its resolved spec, as its rule does."""
+    model, run = JOBS[registry.known("kind of job", kind, JOBS)]
+    run(model.model_validate_json(spec), JobSettings(Paths(data, results, state), seed, device, threads))

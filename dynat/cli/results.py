@@ -1,0 +1,69 @@
+"""The commands that read computed results: metrics, report, an exported run, a comparison of two results folders."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dynat.cli import job
+from dynat.cli.app import RESULTS, RESULTS_FOLDER, Params, Results, Set, app, named, read_experiment, say
+from dynat.cli.job import JobSettings
+from dynat.config.presets import PARAMS
+from dynat.results.paths import Paths, export_folder
+
+
+@app.command(rich_help_panel=RESULTS)
+def metrics(
+    folder: Annotated[Path, typer.Argument(help="The folder of a run: results/<preset>/<run>")],
+    attack: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="Count only this attack. Repeatable. By default all.")
+    ] = None,
+) -> None:
+    """Compute a run's metrics.json from the outcomes of its attacks."""
+    from dynat.results.metrics import write_metrics
+
+    print(write_metrics(folder, attack))
+
+
+@app.command(rich_help_panel=RESULTS)
+def report(params: Params = PARAMS, set_: Set = None, results: Results = RESULTS_FOLDER) -> None:
+    """Write tables, figures and report.html from the metrics of all runs."""
+    job.run_report(read_experiment(params, set_), JobSettings(Paths(results=results)))
+
+
+@app.command(rich_help_panel=RESULTS)
+def export(
+    run: Annotated[
+        str | None, typer.Argument(metavar="RUN", help="A run, or a folder that `dynat evaluate` wrote.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(metavar="FOLDER", help="By default exports/<run>.")] = None,
+    params: Params = PARAMS,
+    set_: Set = None,
+    results: Results = RESULTS_FOLDER,
+) -> None:
+    """Export a run: weights, code that loads them, model card, LaTeX row, entry for RobustBench."""
+    from dynat.jobs.export import evaluated_checkpoint, export_run
+
+    source = evaluated_checkpoint(Path(run or ""))
+    if source is None:
+        experiment = read_experiment(params, set_)
+        source = experiment, named(run, experiment.rows, "run"), Paths(results=results)
+    export_run(*source, out=out or export_folder(source[1]), say=say)
+
+
+@app.command(rich_help_panel=RESULTS)
+def diff(
+    one: Annotated[Path, typer.Argument(help="A results folder: results/<preset>")],
+    other: Annotated[Path, typer.Argument(help="Another one, from another machine or another version.")],
+) -> None:
+    """Compare the metrics of two results folders, bit for bit. The exit code is 1 if they differ."""
+    from dynat.jobs.diff import differences, runs_in
+
+    lines = differences(one, other)
+    for line in lines:
+        print(line)
+    if lines:
+        raise typer.Exit(1)
+    print(f"{one} and {other}: the same metrics of {runs_in(one)} {'run' if runs_in(one) == 1 else 'runs'}")

@@ -1,0 +1,57 @@
+"""The data set of an experiment, and the ball in which an attacker may change its images."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from dynat.config import registry
+from dynat.config.base import Count, Positive, Real, Seed, StrictModel
+
+
+class DatasetConfig(StrictModel):
+    """Where the images come from and how they are split."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")]
+    """The folder under `data/` and the name in every caption: lower-case letters, digits, `.`, `_`, `-`."""
+    source: str
+    """Where the images come from: `digits`, `cifar10`, `cifar100`, or `folder` (one folder per class)."""
+    path: str | None = None
+    """`folder`: the folder that holds `train/` and `test/`. CIFAR: a folder that already holds the archive."""
+    mirror: str | None = None
+    """CIFAR: the URL of a folder to download the archive from instead of the official one; its checksum is verified."""
+    size: Count | None = None
+    """`folder` only, and required there: the side in pixels of the square to which every image is resized."""
+    validation: Annotated[Real, Field(gt=0, lt=0.5)] = 0.04
+    """Share of the training images held out, evenly over the classes, to choose the `best` epoch."""
+    split_seed: Seed = 0
+    """Seed of that split, and of the split into train and test where the source has none."""
+
+    @field_validator("source")
+    @classmethod
+    def _source(cls, value: str) -> str:
+        return registry.known("source", value, registry.SOURCES)
+
+    @model_validator(mode="after")
+    def _folder(self) -> DatasetConfig:
+        if self.source == "folder" and (self.path is None or self.size is None):
+            raise ValueError("a 'folder' data set needs path (a folder with train/ and test/) and size (pixels)")
+        if self.source != "folder" and self.size is not None:
+            raise ValueError(f"size is read by source 'folder' only, not by '{self.source}'")
+        return self
+
+
+class ThreatModel(StrictModel):
+    """What an attacker may do: move an image within a ball around it."""
+
+    norm: Literal["linf", "l2"] = "linf"
+    """The norm of the ball."""
+    eps: Positive
+    """The radius of the ball in pixels of [0,1]; below 1 under `linf`."""
+
+    @model_validator(mode="after")
+    def _inside(self) -> ThreatModel:
+        if self.norm == "linf" and self.eps >= 1:
+            raise ValueError(f"eps {self.eps:g} is outside (0,1): pixels are in [0,1], write 8/255 rather than 8")
+        return self

@@ -1,0 +1,100 @@
+"""A whole experiment, resolved: its rows, attacks and settings, and what each job of the pipeline reads of them."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field, model_validator
+
+from dynat.config import registry
+from dynat.config.attacks import AttackConfig, SanityConfig
+from dynat.config.base import Count, Seeds, nearest
+from dynat.config.checkpoint import Checkpoint
+from dynat.config.dataset import DatasetConfig, ThreatModel
+from dynat.config.run import Run
+from dynat.config.specs import EvaluationSpec, ImportSpec, SanitySpec, TrainingSpec, TransferSpec, WithPlugins
+
+
+class Experiment(WithPlugins):
+    """A preset with params.yaml merged over it: all that the DAG, a training or an attack may read."""
+
+    preset: str
+    dataset: DatasetConfig
+    threat: ThreatModel
+    runs: dict[str, Run] = Field(default_factory=dict)
+    """The trained rows."""
+    checkpoints: dict[str, Checkpoint] = Field(default_factory=dict)
+    """The third-party rows."""
+    seeds: dict[str, Seeds]
+    """The seeds of each row; (0,) for a checkpoint."""
+    attacks: Annotated[dict[str, AttackConfig], Field(min_length=1)]
+    sanity: SanityConfig = SanityConfig()
+    threads: Count = 1
+    """CPU threads of one training or attack."""
+    headline: str = ""
+    """The attack by which the figures sort and compare."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Experiment:
+        if not self.rows:
+            raise ValueError("runs: name at least one run or checkpoint")
+        if self.headline not in self.attacks:
+            raise ValueError(f"headline: unknown attack '{self.headline}': {nearest(self.headline, self.attacks)}")
+        return self
+
+    @property
+    def rows(self) -> dict[str, Run | Checkpoint]:
+        """What tables, evaluations and the report show: runs first, then checkpoints."""
+        return {**self.runs, **self.checkpoints}
+
+    def training(self, name: str) -> TrainingSpec:
+        """What the trainings of a run read."""
+        run = self.runs[registry.known("run", name, self.runs)]
+        return TrainingSpec(
+            plugins=self.plugins, preset=self.preset, name=name, data=self.dataset.name, threat=self.threat, run=run
+        )
+
+    def checkpoint_import(self, name: str) -> ImportSpec:
+        """What the import of a third-party checkpoint reads."""
+        checkpoint = self.checkpoints[registry.known("checkpoint", name, self.checkpoints)]
+        return ImportSpec(
+            plugins=self.plugins,
+            preset=self.preset,
+            name=name,
+            data=self.dataset.name,
+            threat=self.threat,
+            checkpoint=checkpoint,
+        )
+
+    def evaluation(self, name: str, attack: str) -> EvaluationSpec:
+        """What the evaluation of a row under an attack reads."""
+        return EvaluationSpec(
+            plugins=self.plugins,
+            preset=self.preset,
+            name=registry.known("run", name, self.rows),
+            data=self.dataset.name,
+            seeds=self.seeds[name],
+            attack_name=registry.known("attack", attack, self.attacks),
+            attack=self.attacks[attack],
+        )
+
+    def sanity_checks(self, name: str) -> SanitySpec:
+        """What the sanity checks of a row read."""
+        return SanitySpec(
+            plugins=self.plugins,
+            preset=self.preset,
+            name=registry.known("run", name, self.rows),
+            data=self.dataset.name,
+            seeds=self.seeds[name],
+            attacks=self.sanity.attacks(self.threat),
+        )
+
+    def transfer(self) -> TransferSpec:
+        """What the transfer matrix reads."""
+        return TransferSpec(
+            plugins=self.plugins,
+            preset=self.preset,
+            data=self.dataset.name,
+            runs={name: self.seeds[name][0] for name in self.rows},
+            attack=self.sanity.attacks(self.threat)["steps-20"],
+        )

@@ -1,0 +1,83 @@
+"""What a preset or params.yaml may hold at the top level. Sections are layers: other files hold the rest of them."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, PlainValidator
+
+from dynat.config.attacks import AttackConfig, SanityConfig
+from dynat.config.base import Count, NotNegative, Seeds, StrictModel
+from dynat.config.checkpoint import Checkpoint
+from dynat.config.dataset import DatasetConfig, ThreatModel
+from dynat.config.merging import Layer, LayerRows, merge
+from dynat.config.run import Run
+
+
+def _lines(value: Any) -> Any:
+    if not isinstance(value, dict):
+        raise ValueError("expected 'key: value' lines")
+    return value
+
+
+def _one_or_several(value: Any) -> Any:
+    return (value,) if isinstance(value, str) else value
+
+
+def _attacks(value: Any) -> dict[str, Any] | list[str]:
+    if isinstance(value, list):
+        return [str(name) for name in value]
+    section: dict[str, Any] = _lines(value)
+    return section
+
+
+Section = Annotated[dict[str, Any], BeforeValidator(_lines)]
+Names = Annotated[tuple[str, ...], BeforeValidator(_one_or_several)]
+Attacks = Annotated[dict[str, Any] | list[str], PlainValidator(_attacks)]
+
+
+class PresetInput(StrictModel):
+    """An experiment as it is written down, or a part of one; `null` is the same as not given."""
+
+    preset: str | None = None
+    """In `params.yaml` only: the experiment to start from, a file in `config/presets/`; by default `digits`."""
+    extends: str | None = None
+    """In presets only: the preset that this one changes."""
+    beta: NotNegative | None = None
+    """Weight of the target's loss against the guide's, `L = CE(guide, y) + beta * L_target`, in every run with dynamic
+    labels whose row has no `beta`; by default 1.0."""
+    select: Names | None = None
+    """Names of the runs to use, or `all`; by default all. Checkpoints are used in any case and may be named. The old
+    name `methods` is still accepted."""
+    seeds: Seeds | None = None
+    """Seeds of the trainings, by default `[0]`. In `params.yaml` for every run, in a preset for rows without seeds."""
+    dataset: Annotated[Section | None, Layer(DatasetConfig)] = None
+    """The images; see [dataset](#dataset)."""
+    threat: Annotated[Section | None, Layer(ThreatModel)] = None
+    """What the attacker may do; see [threat](#threat)."""
+    training: Annotated[Section | None, Layer(Run)] = None
+    """The settings that all runs start from; see [training and runs](#training-and-runs)."""
+    runs: Annotated[Section | None, LayerRows(Run)] = None
+    """The trained rows of the table by name; see [training and runs](#training-and-runs)."""
+    checkpoints: Annotated[Section | None, LayerRows(Checkpoint)] = None
+    """Third-party checkpoints as rows of the table by name; see [checkpoints](#checkpoints)."""
+    attacks: Annotated[Attacks | None, LayerRows(AttackConfig)] = None
+    """The columns of the table by name, or a list that chooses among them; see [attacks](#attacks)."""
+    sanity: Annotated[Section | None, Layer(SanityConfig)] = None
+    """The sanity checks; see [sanity](#sanity)."""
+    threads: Count | None = None
+    """CPU threads of one training or attack; by default 1."""
+    headline: str | None = None
+    """The attack that figures and the report sort and compare by; by default the last one."""
+    plugins: Names | None = None
+    """Python modules that are imported before any name is looked up; see
+    [docs/add-a-method.md](../docs/add-a-method.md)."""
+
+    def given(self) -> dict[str, Any]:
+        """The keys that have a value."""
+        values = {name: getattr(self, name) for name in type(self).model_fields}
+        return {name: value for name, value in values.items() if value is not None}
+
+    def with_layer(self, over: PresetInput) -> PresetInput:
+        """`over` merged into this one."""
+        return PresetInput.model_validate(merge(self.given(), over.given(), Layer(PresetInput)))

@@ -1,0 +1,85 @@
+"""From files to an Experiment: a preset, params.yaml merged over it, `--config` over that.
+
+A preset is a whole experiment. A `null` in params.yaml means "the preset's value".
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+
+from dynat.config.base import ConfigError, nearest
+from dynat.config.experiment import Experiment
+from dynat.config.merging import Layer, merge, parsed, read_yaml
+from dynat.config.preset_input import PresetInput
+from dynat.config.renamed import ALIASES
+from dynat.config.resolve import checked, resolve
+
+PRESETS = Path("config/presets")
+PARAMS = Path("params.yaml")
+
+Notice = Callable[[str], None]
+
+
+def _ignore(text: str) -> None:
+    """What is done with notices by default."""
+
+
+def load(params: Mapping[str, Any] | Path = PARAMS, *, presets: Path = PRESETS, notice: Notice = _ignore) -> Experiment:
+    """The experiment that params describe; `ConfigError` says where and why it cannot be run.
+
+    `notice` gets a sentence for each old name that is still accepted.
+    """
+    content = read_yaml(params) if isinstance(params, Path) else params
+    given = _read(content, "params.yaml", notice)
+    name = given.preset or "digits"
+    return resolve(name, _preset(name, presets, notice), given)
+
+
+def merge_params(params: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """Content of the command line merged over that of params.yaml, before it is checked."""
+    return merge(params, over, Layer(PresetInput))
+
+
+def of_content(content: Mapping[str, Any], name: str) -> Experiment:
+    """An experiment that is in no file: `content` is what a preset would hold, `name` its name."""
+    return resolve(name, _read(content, name, _ignore), PresetInput())
+
+
+def _read(content: Mapping[str, Any], where: str, notice: Notice) -> PresetInput:
+    """One file's content, checked at the top level."""
+    given = {key: parsed(value) for key, value in content.items() if value is not None}
+    for old, new in ALIASES.items():
+        if old in given and new in given:
+            raise ConfigError(
+                f"{where}: {old} and {new} are both given, and {old} is the old name of {new}: remove one"
+            )
+        if old in given:
+            notice(f"{where}: {old}: is now {new}: (the old name still works)")
+            given[new] = given.pop(old)
+    return checked(PresetInput, given, f"{where}: ")
+
+
+def _preset(name: str, presets: Path, notice: Notice, above: tuple[str, ...] = ()) -> PresetInput:
+    """A preset's content, merged over that of the one it extends, if any."""
+    file = presets / f"{name}.yaml"
+    if not file.exists():
+        shipped = [path.stem for path in presets.glob("*.yaml")]
+        raise ConfigError(f"preset: there is no {file}: {nearest(name, shipped)}")
+    if name in above:
+        raise ConfigError(f"{file}: extends itself: {' -> '.join((*above, name))}")
+    content = _read(read_yaml(file), str(file), notice)
+    if content.extends is None:
+        return content
+    return _preset(content.extends, presets, notice, (*above, name)).with_layer(content)
+
+
+def digest(*parts: Any) -> str:
+    """A short name for a value: equal values have equal names; any difference gives another name."""
+    plain = [part.model_dump(mode="json") if isinstance(part, BaseModel) else part for part in parts]
+    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:16]

@@ -1,0 +1,174 @@
+"""What can be named in a config and where it is implemented: methods, networks, data sources, attacks.
+
+Nothing here imports torch: a config is checked before the DAG is built, and a `make run` with nothing to do should
+not wait for a deep-learning framework.
+"""
+
+from __future__ import annotations
+
+import importlib
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from dynat.config import method_options as options
+from dynat.config.base import ConfigError, StrictModel, nearest
+
+
+@dataclass(frozen=True)
+class MethodInfo:
+    """What the config must know about a method to refuse an impossible run."""
+
+    where: str
+    """`module:Class` of the implementation."""
+    labels: tuple[str, ...] = ("true", "dynamic")
+    """The labels that it accepts."""
+    refusal: str = "it does not accept them"
+    """Why it does not accept the others."""
+    guide: Literal["labels", "always", "never"] = "labels"
+    """Which runs need a guide: those with dynamic labels, every run, or none."""
+    consistency: Literal["optional", "required", "never"] = "optional"
+    """Whether the weight of KL(p(x)||p(x')) may be, must be, or must not be above zero."""
+    adversarial: bool = True
+    """Whether it trains on adversarial images."""
+    forwards_clean: bool = False
+    """Whether its loss forwards the clean images through the target anyway."""
+    options: type[StrictModel] = options.NoOptions
+    """The settings that only this method reads, under `options:`."""
+
+
+@dataclass(frozen=True)
+class AttackInfo:
+    """What the config must know about a kind of attack to refuse a setting that nothing would read."""
+
+    where: str = ""
+    """`module:function` of the implementation."""
+    parts: tuple[str, ...] = ()
+    """Instead: kinds that run one after the other, each on the images that are not broken yet."""
+    reads: tuple[str, ...] = ()
+    """Which of the settings below it reads."""
+    steps: int | None = None
+    """Its default number of steps."""
+    norms: tuple[str, ...] = ("linf", "l2")
+    """The norms that it supports."""
+
+
+KIND_SETTINGS = ("steps", "step_size", "start", "restarts", "binary_search_steps")
+"""The settings of an attack that not every kind reads."""
+
+
+_LOGITS = "the target has no labels: it learns the guide's logits"
+
+METHODS: dict[str, MethodInfo] = {
+    "natural": MethodInfo(
+        "dynat.methods.natural:Natural",
+        labels=("true",),
+        guide="never",
+        consistency="never",
+        adversarial=False,
+        forwards_clean=True,
+        refusal="it has no adversarial images that a guide could label",
+    ),
+    "at": MethodInfo("dynat.methods.at:AdversarialTraining"),
+    "trades": MethodInfo("dynat.methods.trades:Trades", consistency="required", forwards_clean=True),
+    "mart": MethodInfo("dynat.methods.mart:Mart", consistency="required", forwards_clean=True),
+    "gairat": MethodInfo("dynat.methods.gairat:Gairat", options=options.Gairat),
+    "mail-at": MethodInfo("dynat.methods.mail:MailAt", options=options.MailAt),
+    "mail-trades": MethodInfo(
+        "dynat.methods.mail:MailTrades", consistency="required", forwards_clean=True, options=options.MailTrades
+    ),
+    "sat": MethodInfo("dynat.methods.sat:Sat", options=options.Sat),
+    "lbgat": MethodInfo("dynat.methods.lbgat:Lbgat", labels=("true",), guide="always", refusal=_LOGITS),
+    "adagat": MethodInfo(
+        "dynat.methods.adagat:AdaGat", labels=("true",), guide="always", refusal=_LOGITS, options=options.AdaGat
+    ),
+}
+
+# Networks: a name, or a family with its size in the name.
+NETWORKS: dict[str, str] = {
+    "small": "dynat.models.small:small",
+    "resnet18": "dynat.models.resnet:resnet18",
+    "resnet18-heavy": "dynat.models.resnet:resnet18_heavy",
+    "preact-resnet18": "dynat.models.preact:preact_resnet18",
+    "preact-resnet18-bare": "dynat.models.preact:preact_resnet18_bare",
+    "wrn<depth>-<width>": "dynat.models.wideresnet:wide_resnet",
+}
+
+SOURCES: dict[str, str] = {
+    "digits": "dynat.data.digits:prepare",
+    "cifar10": "dynat.data.cifar:prepare",
+    "cifar100": "dynat.data.cifar:prepare",
+    "folder": "dynat.data.folder:prepare",
+}
+
+_ASCENT = ("steps", "step_size", "start", "restarts")
+
+ATTACKS: dict[str, AttackInfo] = {
+    "clean": AttackInfo("dynat.attacks.first_order:clean"),
+    "fgsm": AttackInfo("dynat.attacks.first_order:fgsm", reads=("step_size", "start", "restarts")),
+    "pgd": AttackInfo("dynat.attacks.first_order:pgd", reads=_ASCENT, steps=20),
+    "cw": AttackInfo("dynat.attacks.first_order:cw", reads=_ASCENT, steps=20),
+    "cw-l2": AttackInfo(
+        "dynat.attacks.cw_l2:cw_l2", reads=("steps", "step_size", "binary_search_steps"), steps=1000, norms=("l2",)
+    ),
+    "apgd-ce": AttackInfo("dynat.attacks.autoattack:apgd_ce"),
+    "apgd-t": AttackInfo("dynat.attacks.autoattack:apgd_t"),
+    "fab-t": AttackInfo("dynat.attacks.autoattack:fab_t"),
+    "square": AttackInfo("dynat.attacks.autoattack:square", reads=("steps",), steps=5000),
+    "autoattack": AttackInfo(parts=("apgd-ce", "apgd-t", "fab-t", "square")),
+}
+
+
+def attack_parts(kind: str) -> tuple[str, ...]:
+    """The kinds that an attack consists of, in order; most consist of themselves."""
+    return ATTACKS[kind].parts or (kind,)
+
+
+def known(kind: str, name: str, table: Mapping[str, Any]) -> str:
+    """The name, if the table has it; otherwise an error with the nearest known one."""
+    if name not in table:
+        raise ConfigError(f"unknown {kind} '{name}': {nearest(name, table)}")
+    return name
+
+
+def network_entry(name: str) -> tuple[str, dict[str, int]]:
+    """The table entry and the sizes that a network's name stands for."""
+    wide = re.fullmatch(r"wrn(\d+)-(\d+)", name)
+    if wide:
+        depth, width = int(wide[1]), int(wide[2])
+        if depth < 10 or (depth - 4) % 6:
+            raise ConfigError(f"'{name}': a WideResNet's depth is 6n+4 (10, 16, 22, 28, 34, ...)")
+        if width < 1:
+            raise ConfigError(f"'{name}': a WideResNet's width is at least 1")
+        return NETWORKS["wrn<depth>-<width>"], {"depth": depth, "width": width}
+    if name not in NETWORKS:
+        examples = [n for n in NETWORKS if "<" not in n] + ["wrn34-10"]
+        raise ConfigError(f"unknown network '{name}': {nearest(name, examples)}")
+    return NETWORKS[name], {}
+
+
+def attack_from_name(name: str) -> dict[str, Any]:
+    """`pgd-20`, `cw-100` and `square-500` say their kind and steps by themselves; a bare kind is its own name."""
+    counted = re.fullmatch(r"(pgd|cw|square)-(\d+)", name)
+    if counted:
+        return {"kind": counted[1], "steps": int(counted[2])}
+    return {"kind": name} if name in ATTACKS else {}
+
+
+def locate(where: str) -> Any:
+    """Import what a table entry (`module:object`) points to."""
+    module, _, attribute = where.partition(":")
+    return getattr(importlib.import_module(module), attribute)
+
+
+def import_plugins(modules: tuple[str, ...]) -> None:
+    """Modules named in the config; each adds its entries to the tables above when it is imported."""
+    for module in modules:
+        try:
+            importlib.import_module(module)
+        except ModuleNotFoundError as error:
+            raise ConfigError(
+                f"plugins: module '{module}' cannot be imported ({error}); "
+                "is its folder on PYTHONPATH or its package installed?"
+            ) from None

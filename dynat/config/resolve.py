@@ -1,0 +1,190 @@
+"""From what is written down to an Experiment: rows are selected, defaults that depend on other values are filled in.
+
+A run starts from `training:` and changes what its row names; runs and attacks take `eps` and `norm` from the threat
+model where they name none.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from dynat.config import registry
+from dynat.config.attacks import AttackConfig, SanityConfig
+from dynat.config.base import ConfigError, nearest, problems
+from dynat.config.checkpoint import Checkpoint
+from dynat.config.dataset import DatasetConfig, ThreatModel
+from dynat.config.experiment import Experiment
+from dynat.config.merging import Layer, LayerRows, merge
+from dynat.config.preset_input import PresetInput
+from dynat.config.run import Run
+
+MAX_RATIO = 4
+"""A training radius may differ from the threat model's by this factor; beyond, one of them was probably forgotten."""
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+def resolve(name: str, preset: PresetInput, given: PresetInput) -> Experiment:
+    """The experiment that `given` (params.yaml and the command line) makes of a preset."""
+    merged = preset.with_layer(given)
+    registry.import_plugins(merged.plugins or ())
+    threat = checked(ThreatModel, merged.threat or {}, "threat.")
+    attacks = {key: _attack(key, row, threat) for key, row in _attack_rows(preset, given).items()}
+    if not attacks:
+        raise ConfigError(f"attacks: name at least one: {', '.join(sorted(registry.ATTACKS))}, pgd-20, cw-20")
+    runs, checkpoints = merged.runs or {}, merged.checkpoints or {}
+    selected = _selected(runs, merged.select, checkpoints)
+    return checked(
+        Experiment,
+        {
+            "plugins": merged.plugins or (),
+            "preset": name,
+            "dataset": checked(DatasetConfig, merged.dataset or {}, "dataset."),
+            "threat": threat,
+            "runs": {key: _run(key, row, merged, threat) for key, row in selected.items()},
+            "checkpoints": {key: _checkpoint(key, row, runs) for key, row in checkpoints.items()},
+            "seeds": {key: _seeds(row, preset, given) for key, row in selected.items()} | dict.fromkeys(checkpoints, 0),
+            "attacks": attacks,
+            "sanity": checked(SanityConfig, merged.sanity or {}, "sanity."),
+            "threads": merged.threads or 1,
+            "headline": _headline(preset, given, attacks),
+        },
+    )
+
+
+def checked(model: type[Model], fields: Mapping[str, Any], prefix: str = "") -> Model:
+    """The model of these fields, or a `ConfigError` with a line for each problem that starts with `prefix`."""
+    try:
+        return model.model_validate(dict(fields))
+    except ValidationError as error:
+        raise ConfigError("\n".join(problems(error, prefix))) from None
+
+
+def _selected(runs: dict[str, Any], select: tuple[str, ...] | None, checkpoints: Mapping[str, Any]) -> dict[str, Any]:
+    """The runs that `select` names; checkpoints are rows in any case and may be named."""
+    if select in (None, ("all",)):
+        return runs
+    if not select:
+        raise ConfigError(f"select: choose at least one: {', '.join([*runs, *checkpoints])}")
+    for name in select:
+        if name not in runs and name not in checkpoints:
+            raise ConfigError(f"select: unknown run '{name}': {nearest(name, [*runs, *checkpoints])}")
+    return {name: row for name, row in runs.items() if name in select}
+
+
+def _run(name: str, row: Any, merged: PresetInput, threat: ThreatModel) -> Run:
+    where = f"runs.{name}"
+    _folder_name(name, where)
+    row = _row(row, where)
+    fields = merge(merged.training or {}, row, Layer(Run))
+    # A default guide, beta or clean forward is for the runs that read them; on the others it is absent,
+    # so that changing it changes nothing else.
+    dynamic = fields.get("labels") == "dynamic"
+    info = registry.METHODS.get(str(fields.get("method")))
+    guided = dynamic or (info is not None and info.guide == "always")
+    if not guided and "guide" not in row:
+        fields.pop("guide", None)
+    if dynamic and fields.get("beta") is None:
+        fields["beta"] = 1.0 if merged.beta is None else merged.beta
+    elif not dynamic and "beta" not in row:
+        fields.pop("beta", None)
+    if fields.get("clean_forward") is None:
+        fields["clean_forward"] = guided and not (info is not None and info.forwards_clean)
+    fields.pop("seeds", None)
+    return _with_radius(checked(Run, fields, f"{where}."), threat, where)
+
+
+def _with_radius(run: Run, threat: ThreatModel, where: str) -> Run:
+    """The run with the radius and step size of its inner attack, which by default follow the threat model."""
+    eps = threat.eps if run.inner.eps is None else run.inner.eps
+    if threat.norm == "linf" and eps >= 1:
+        raise ConfigError(f"{where}.inner.eps: {eps:g} is outside (0,1): write 8/255 rather than 8")
+    if not threat.eps / MAX_RATIO <= eps <= threat.eps * MAX_RATIO:
+        raise ConfigError(
+            f"{where}.inner.eps: {eps:g} is far from the threat's {threat.norm} eps {threat.eps:g}: "
+            f"set training.inner.eps={threat.eps:g} and training.inner.step_size={threat.eps / 4:g} too"
+        )
+    step_size = eps / 4 if run.inner.step_size is None else run.inner.step_size
+    inner = run.inner.model_copy(update={"eps": eps, "step_size": step_size})
+    return run.model_copy(update={"inner": inner})
+
+
+def _checkpoint(name: str, row: Any, runs: Mapping[str, Any]) -> Checkpoint:
+    where = f"checkpoints.{name}"
+    _folder_name(name, where)
+    if name in runs:
+        raise ConfigError(f"{where}: a run has this name already")
+    return checked(Checkpoint, _row(row, where), f"{where}.")
+
+
+def _seeds(row: Any, preset: PresetInput, given: PresetInput) -> Any:
+    """Seeds of params.yaml or the command line are for every run; otherwise a row's own come before the preset's."""
+    if given.seeds is not None:
+        return given.seeds
+    default = (0,) if preset.seeds is None else preset.seeds
+    return (row or {}).get("seeds", default)
+
+
+def _attack_rows(preset: PresetInput, given: PresetInput) -> dict[str, Any]:
+    """The rows of both layers; a list in params.yaml or on the command line chooses, a mapping changes and adds."""
+
+    def rows(section: dict[str, Any] | list[str] | None) -> dict[str, Any]:
+        return {name: {} for name in section} if isinstance(section, list) else section or {}
+
+    merged = merge(rows(preset.attacks), rows(given.attacks), LayerRows(AttackConfig))
+    return {name: merged[name] for name in given.attacks} if isinstance(given.attacks, list) else merged
+
+
+def _headline(preset: PresetInput, given: PresetInput, attacks: Mapping[str, Any]) -> str:
+    """The attack to compare by. A preset's is dropped where a list chooses attacks without it."""
+    if given.headline is not None:
+        return given.headline
+    dropped = isinstance(given.attacks, list) and preset.headline not in attacks
+    return list(attacks)[-1] if preset.headline is None or dropped else preset.headline
+
+
+def _attack(name: str, row: Any, threat: ThreatModel) -> AttackConfig:
+    where = f"attacks.{name}"
+    _folder_name(name, where)
+    fields = {**registry.attack_from_name(name), **_row(row, where)}
+    if "kind" not in fields:
+        names = [*registry.ATTACKS, "pgd-20", "cw-20"]
+        raise ConfigError(f"{where}: unknown attack '{name}': {nearest(name, names)}; or give it a kind")
+    attack = checked(AttackConfig, fields, f"{where}.")
+    info = registry.ATTACKS[attack.kind]
+    norm = attack.norm or threat.norm
+    if norm not in info.norms:
+        raise ConfigError(
+            f"{where}: attack '{attack.kind}' measures in {info.norms[0]} and the threat model in {norm}: "
+            f"set norm: {info.norms[0]} and an eps of its own"
+        )
+    eps = threat.eps if attack.eps is None else attack.eps
+    if norm == "linf" and eps >= 1:
+        raise ConfigError(f"{where}.eps: {eps:g} is outside (0,1): write 8/255 rather than 8")
+    defaults: dict[str, Any] = {
+        "steps": info.steps,
+        "step_size": 0.01 if attack.kind == "cw-l2" else eps if attack.kind == "fgsm" else eps / 4,
+        "start": "none" if attack.kind == "fgsm" else "uniform",
+        "binary_search_steps": 9,
+    }
+    chosen = {key: value for key, value in defaults.items() if key in info.reads and getattr(attack, key) is None}
+    return attack.model_copy(update={"eps": eps, "norm": norm, **chosen})
+
+
+def _row(row: Any, where: str) -> dict[str, Any]:
+    if row is None:
+        return {}
+    if not isinstance(row, Mapping):
+        raise ConfigError(f"{where}: expected 'key: value' lines, not {row!r}")
+    return dict(row)
+
+
+def _folder_name(name: str, where: str) -> None:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
+        raise ConfigError(
+            f"{where}: '{name}' becomes the name of a folder or file: letters, digits, '.', '-', '_' only"
+        )

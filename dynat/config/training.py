@@ -1,0 +1,100 @@
+"""The parts of a training, as frozen, typed values. Every field says what it is, in its unit."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from dynat.config.base import Count, NotNegative, Positive, Real, Share, StrictModel, Whole
+from dynat.config.merging import Replaced
+from dynat.config.renamed import current_value
+
+
+class InnerAttack(StrictModel):
+    """The search for the adversarial images of a training step."""
+
+    objective: Annotated[Literal["method", "ce", "ce-true", "kl"], BeforeValidator(current_value)] = "method"
+    """What the search maximizes: the method's own objective; cross-entropy (CE) on the run's labels; CE on the true
+    labels (with dynamic labels only); or KL to the clean prediction."""
+    eps: Positive | None = None
+    """Radius in pixels of [0,1]; by default that of the threat model."""
+    steps: Count = 10
+    """Number of PGD steps."""
+    step_size: Positive | None = None
+    """Pixels of [0,1] per step; by default a quarter of `eps`."""
+    start: Literal["gauss", "uniform", "none"] = "gauss"
+    """Where the search starts: x + 0.001 N(0,1), uniformly in the ball, or x itself."""
+
+
+class AWPConfig(StrictModel):
+    """Adversarial weight perturbation (Wu et al. 2020) around the loss of a run, on the target only."""
+
+    gamma: Annotated[Real, Field(gt=0, lt=1)] = 0.005
+    """Size of the perturbation relative to the weights of each layer; 0.01 is usual with AT, 0.005 with TRADES."""
+    warm_up: Share = 0.09
+    """Share of the training before the perturbation begins (released: 9 of 100 epochs with TRADES, 0 with AT)."""
+    proxy: Annotated[Literal["method", "trades"], BeforeValidator(current_value)] = "method"
+    """The loss that the perturbation increases: the run's own loss on the target, or TRADES on true labels (as in the
+    released DYNAT-AWP)."""
+
+
+class ScheduleConfig(StrictModel):
+    """The learning rate as data; `dynat.training.schedule` holds the one function that reads it."""
+
+    shape: Literal["steps", "one-cycle"] = "steps"
+    """Piecewise constant, or one linear rise and fall."""
+    lr: Positive = 0.1
+    """The peak learning rate."""
+    reference_epochs: Count = 100
+    """`steps`: the number of epochs that `factors` is written for; they are scaled to the run's `epochs`."""
+    factors: Annotated[dict[Whole, NotNegative], Replaced()] = Field(
+        default_factory=lambda: {0: 0.2, 1: 1.0, 75: 0.1, 90: 0.01}
+    )
+    """`steps`: number of finished epochs to the factor of `lr` from then on. It must name epoch 0. A layer replaces it
+    as a whole."""
+    peak: Annotated[Real, Field(gt=0, lt=1)] = 0.3
+    """`one-cycle`: the share of the training after which the peak is reached."""
+
+    @model_validator(mode="after")
+    def _starts_at_zero(self) -> ScheduleConfig:
+        if 0 not in self.factors:
+            raise ValueError("factors must name the factor of epoch 0, as in {0: 0.2, 1: 1.0, 75: 0.1, 90: 0.01}")
+        late = [epoch for epoch in self.factors if not 0 <= epoch < self.reference_epochs]
+        if late:
+            raise ValueError(
+                f"factors: epoch {late[0]} is not within the {self.reference_epochs} epochs of the schedule"
+            )
+        return self
+
+
+class OptimizerConfig(StrictModel):
+    """Stochastic gradient descent over target and guide together."""
+
+    momentum: Annotated[Real, Field(ge=0, lt=1)] = 0.9
+    """Momentum of SGD."""
+    weight_decay: NotNegative = 2e-4
+    """Weight decay of all weights of both networks."""
+    nesterov: bool = False
+    """Whether the momentum is Nesterov's."""
+
+
+class AugmentationConfig(StrictModel):
+    """Random changes of the training images."""
+
+    padding: Annotated[Whole, Field(ge=0)] = 4
+    """Pixels of zero padding before the random crop; 0 is no crop."""
+    flip: bool = True
+    """Mirror half of the images left to right; wrong for digits and letters."""
+
+
+class ValidationConfig(StrictModel):
+    """How the held-out images choose the `best` epoch; no test image is read."""
+
+    every: Count = 1
+    """Epochs between two validations; the last epoch always has one."""
+    steps: Count = 10
+    """Steps of the PGD attack that chooses `best`."""
+    select: Literal["pgd", "clean"] = "pgd"
+    """Which accuracy on the held-out images chooses `best`; ties go to the higher clean accuracy, then to the earlier
+    epoch."""

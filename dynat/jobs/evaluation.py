@@ -1,0 +1,195 @@
+"""One evaluation as files: a row's weights of all seeds in; a verdict per seed and image out."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+from torch import nn
+from tqdm import tqdm
+
+from dynat import data, provenance
+from dynat.attacks import Evaluation, evaluate
+from dynat.attacks.evaluation import CORRECT, MISCLASSIFIED
+from dynat.checkpoints.network import build_network
+from dynat.checkpoints.weights import load_weights
+from dynat.config import AttackConfig, Checkpoint, EvaluationSpec, digest, registry
+from dynat.config.base import StrictModel
+from dynat.data import LabeledImages
+from dynat.jobs.training import machine
+from dynat.nn.numerics import set_evaluation_numerics
+from dynat.results.outcomes import CLEAN, Examples, Verdicts, write_examples, write_outcome
+from dynat.results.paths import Paths, SeedFiles
+from dynat.results.records import OutcomeRecord, TrainingRecord, read_record, required
+from dynat.runtime.device import choose_device
+from dynat.runtime.errors import UserError
+from dynat.runtime.files import atomic_text
+
+
+def run_evaluation(
+    spec: EvaluationSpec, *, paths: Paths, device: str = "auto", say: Callable[[str], None] = print
+) -> Path:
+    """Attack the networks of all seeds as `spec` says and write the verdict on every image."""
+    evaluator = Evaluator.of(spec.preset, spec.data, paths, device)
+    evaluations: dict[int, Evaluation] = {}
+    digests: dict[int, str] = {}
+    for seed in spec.seeds:
+        model, weights = evaluator.network(spec.name, seed, spec.attack.weights)
+        total = spec.attack.images or len(evaluator.images)
+        with tqdm(total=total, desc=f"{spec.name} {spec.attack_name} seed {seed}", disable=None) as bar:
+            evaluations[seed], digests[seed] = evaluator.evaluate(
+                model, weights, spec.attack, progress=partial(_advance, bar)
+            )
+        correct = evaluations[seed].columns["correct"].float()
+        say(
+            f"{spec.name} seed {seed} under {spec.attack_name}: {100 * correct.mean():.1f} % of "
+            f"{len(correct)} images are correct, {evaluations[seed].seconds:.1f} s"
+        )
+    run = paths.run_files(spec.preset, spec.name)
+    first = evaluations[spec.seeds[0]].examples
+    examples = Examples(**{name: tensor.numpy() for name, tensor in first.items()})
+    write_examples(run.examples(spec.attack_name), examples, evaluator.classes)
+    parts = registry.attack_parts(spec.attack.kind)
+    verdicts = {seed: _verdicts(evaluation, parts) for seed, evaluation in evaluations.items()}
+    return write_outcome(run, _record(spec, evaluations, digests, evaluator.device), verdicts)
+
+
+class EvaluationKey(StrictModel):
+    """All that the verdicts of one network under one attack depend on; saved beside the finished batches."""
+
+    attack: AttackConfig
+    weights: str
+    images: str
+    code: str
+    device: str
+    torch: str
+    pyautoattack: str
+
+
+@dataclass(frozen=True)
+class Evaluator:
+    """What all evaluations of a preset share: the device, the test images, and the folder of finished batches."""
+
+    paths: Paths
+    preset: str
+    device: torch.device
+    images: LabeledImages
+    classes: tuple[str, ...]
+    image_digest: str
+    code: str
+
+    @classmethod
+    def of(cls, preset: str, dataset: str, paths: Paths, device: str) -> Evaluator:
+        set_evaluation_numerics()
+        chosen = choose_device(device)
+        images = data.load(paths.dataset(dataset))
+        code = provenance.code_digest(provenance.evaluation_sources())
+        return cls(paths, preset, chosen, images.test.to(chosen), images.classes, images.digest, code)
+
+    def network(self, run: str, seed: int, weights: str = "best") -> tuple[nn.Module, str]:
+        """A row's network on the device, and the digest of its weights."""
+        model, name = load_target(self.paths.seed_files(self.preset, run, seed), weights)
+        return model.to(self.device), name
+
+    def evaluate(
+        self, model: nn.Module, weights: str, attack: AttackConfig, progress: Callable[[int], None]
+    ) -> tuple[Evaluation, str]:
+        """The evaluation of a network and its digest; resumes from the batches that are saved under that."""
+        key = EvaluationKey(
+            attack=attack,
+            weights=weights,
+            images=self.image_digest,
+            code=self.code,
+            device=self.device.type,
+            torch=_version("torch"),
+            pyautoattack=_version("pyautoattack"),
+        )
+        name = digest(key)
+        state = self.paths.evaluation_state(name)
+        _refuse_other_evaluation(state, key)
+        return evaluate(model, self.images, attack, state=state, progress=progress), name
+
+
+def _refuse_other_evaluation(state: Path, key: EvaluationKey) -> None:
+    """Refuse a folder of finished batches that was copied or renamed: it is of another evaluation."""
+    file = state / "key.json"
+    if not any(state.glob("batch-*.pt")):
+        atomic_text(file, key.model_dump_json(indent=2) + "\n")
+        return
+    parts = list(EvaluationKey.model_fields)
+    try:
+        saved = EvaluationKey.model_validate_json(file.read_text())
+        parts = [part for part in parts if getattr(saved, part) != getattr(key, part)]
+    except (OSError, ValidationError):
+        pass
+    if parts:
+        raise UserError(
+            f"{state}: holds verdicts of another evaluation: {', '.join(parts)} differ from this one; "
+            f"remove that folder and call again"
+        )
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:  # a machine that only trains has no AutoAttack
+        return "absent"
+
+
+def load_target(files: SeedFiles, weights: str = "best") -> tuple[nn.Module, str]:
+    """A published network in float32, and its digest: the same weights can be of two networks."""
+    record = read_record(files.config, TrainingRecord)
+    file = required(files.target(weights))
+    row, dataset = record.config, record.dataset
+    model = build_network(row, classes=len(dataset.classes), channels=dataset.channels)
+    load_weights(model, file)
+    network = row.arch if isinstance(row, Checkpoint) else row.target
+    return model, hashlib.sha256(network.encode() + b"\0" + file.read_bytes()).hexdigest()
+
+
+def _advance(bar: tqdm[Any], images: int) -> None:
+    bar.update(images)
+
+
+def _verdicts(evaluation: Evaluation, parts: tuple[str, ...]) -> Verdicts:
+    broken_by = {CORRECT: "", MISCLASSIFIED: CLEAN, **dict(enumerate(parts))}
+    columns = evaluation.columns
+    return Verdicts(
+        label=columns["label"].tolist(),
+        clean_prediction=columns["clean_prediction"].tolist(),
+        prediction=columns["prediction"].tolist(),
+        correct=columns["correct"].int().tolist(),
+        margin=columns["margin"].to(torch.float64).tolist(),
+        distance=columns["distance"].to(torch.float64).tolist(),
+        broken_by=[broken_by[value] for value in columns["broken_by"].tolist()],
+    )
+
+
+def _record(
+    spec: EvaluationSpec, evaluations: Mapping[int, Evaluation], digests: dict[int, str], device: torch.device
+) -> OutcomeRecord:
+    all_seeds = evaluations.values()
+    return OutcomeRecord(
+        plugins=spec.plugins,
+        run=spec.name,
+        attack_name=spec.attack_name,
+        attack=spec.attack,
+        parts=registry.attack_parts(spec.attack.kind),
+        seeds=tuple(evaluations),
+        seconds={seed: evaluation.seconds for seed, evaluation in evaluations.items()},
+        forward_passes=sum(evaluation.forward_passes for evaluation in all_seeds),
+        backward_passes=sum(evaluation.backward_passes for evaluation in all_seeds),
+        rejected_examples=sum(evaluation.rejected_examples for evaluation in all_seeds),
+        reattacked=sum(evaluation.reattacked for evaluation in all_seeds),
+        queried_model={seed: evaluation.queried_model for seed, evaluation in evaluations.items()},
+        warnings=tuple(sorted({warning for evaluation in all_seeds for warning in evaluation.warnings})),
+        device=machine(device),
+        digest=digests,
+    )

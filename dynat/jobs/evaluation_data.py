@@ -1,0 +1,72 @@
+"""The images of `dynat evaluate --dataset`: a prepared data set, one that a preset names, or an image folder.
+
+An image folder is prepared once, under a name made of its own name and a digest of its files. It may hold:
+
+    <path>/train/<class>/..., <path>/test/<class>/...   a whole data set
+    <path>/test/<class>/...                             test images only
+    <path>/<class>/...                                  test images only
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+from dynat import data, provenance
+from dynat.config import ConfigError, DatasetConfig, digest, load, registry
+from dynat.config.base import nearest
+from dynat.config.presets import PRESETS
+from dynat.data import evaluation_folder
+from dynat.results.paths import Paths
+
+Say = Callable[[str], None]
+
+
+def evaluation_data(name_or_path: str, size: int | None, paths: Paths, say: Say = print) -> DatasetConfig:
+    """The data set to evaluate on, prepared if it was not."""
+    path = Path(name_or_path).expanduser()
+    if path.parent == paths.data and (path / data.INFO).exists():
+        name_or_path = path.name
+    if "/" not in name_or_path and paths.dataset_info(name_or_path).exists():
+        return _prepared(name_or_path, paths)
+    named = _preset_datasets()
+    if name_or_path in named:
+        config = named[name_or_path]
+        say(f"{config.name}: prepared in {data.prepare(config, paths.data)}")
+        return config
+    if not path.is_dir():
+        raise ConfigError(
+            f"--dataset: unknown data set '{name_or_path}', and there is neither a folder of images of that name nor "
+            f"{paths.dataset(name_or_path)}: {nearest(name_or_path, named)}"
+        )
+    return _image_folder(path, size, paths, say)
+
+
+def _prepared(name: str, paths: Paths) -> DatasetConfig:
+    info = json.loads(paths.dataset_info(name).read_text())
+    if info["source"] != "folder" and info["source"] in registry.SOURCES:
+        return DatasetConfig(name=name, source=info["source"])
+    return DatasetConfig(name=name, source="folder", path=str(paths.dataset(name)), size=info["shape"][1])
+
+
+def _preset_datasets() -> dict[str, DatasetConfig]:
+    """The data sets that the presets name, as the first of them configures each."""
+    datasets: dict[str, DatasetConfig] = {}
+    for file in sorted(PRESETS.glob("*.yaml")):
+        dataset = load({"preset": file.stem}).dataset
+        datasets.setdefault(dataset.name, dataset)
+    return datasets
+
+
+def _image_folder(path: Path, size: int | None, paths: Paths, say: Say) -> DatasetConfig:
+    size = size or evaluation_folder.common_size(path)
+    config = DatasetConfig(name="images", source="folder", path=str(path.resolve()), size=size)
+    slug = re.sub(r"[^a-z0-9._-]+", "-", path.resolve().name.lower()).strip("-._") or "images"
+    config = config.model_copy(update={"name": f"{slug}-{digest(config, provenance.listing(config))[:8]}"})
+    folder = paths.dataset(config.name)
+    if not paths.dataset_info(config.name).exists():
+        data.save(evaluation_folder.prepare(config), folder)
+        say(f"{path}: prepared in {folder}, {size} x {size} pixels")
+    return config

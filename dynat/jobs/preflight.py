@@ -1,0 +1,124 @@
+"""Checks before the first job of the pipeline, against two ways to get wrong files without an error.
+
+DVC may link the files that it checks out to its cache (`cache.type` hardlink or symlink). Jobs replace files by
+renaming, which leaves the cache unchanged; Snakemake writes its records in place, through the link, into the cache.
+
+And Snakemake takes a file without a record as up to date. Records are versioned with the results, but a partial
+`dvc pull` can leave them behind.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from base64 import urlsafe_b64encode
+from pathlib import Path
+
+from dynat.config import Checkpoint, Experiment, load, registry
+from dynat.config.presets import PARAMS
+from dynat.results.paths import Paths
+from dynat.results.records import OutcomeRecord, TrainingRecord, read_record
+from dynat.runtime.errors import UserError
+from dynat.runtime.files import atomic_write
+
+RECORDS = Path(".snakemake/metadata")
+"""Snakemake's record of how each file was made, named by the file's path."""
+
+
+def check_before_jobs(experiment: Experiment, paths: Paths, records: Path = RECORDS) -> None:
+    """`UserError` if old results would be taken for new ones, or if an attack cannot run on so few classes.
+
+    Records that are links become files.
+    """
+    refuse_too_few_classes(experiment, paths)
+    refuse_unrecorded_results(experiment, paths, records)
+    unlink_records(records)
+
+
+def unlink_records(records: Path = RECORDS) -> int:
+    """Give each record that is a link a file of its own; how many there were."""
+    linked = [file for file in records.rglob("*") if file.is_symlink() or (file.is_file() and file.stat().st_nlink > 1)]
+    for file in linked:
+        content = file.read_bytes()
+        atomic_write(file, lambda draft, content=content: draft.write_bytes(content))  # type: ignore[misc]
+    return len(linked)
+
+
+def refuse_too_few_classes(experiment: Experiment, paths: Paths) -> None:
+    """AutoAttack itself would report this only after all trainings."""
+    targeted = [name for name, a in experiment.attacks.items() if "apgd-t" in (a.kind, *registry.attack_parts(a.kind))]
+    count = _number_of_classes(experiment, paths)
+    if targeted and count is not None and count < 4:
+        raise UserError(
+            f"attacks.{targeted[0]}: AutoAttack's targeted DLR loss needs at least 4 classes, and "
+            f"{experiment.dataset.name} has {count}: use pgd and cw with restarts instead"
+        )
+
+
+def _number_of_classes(experiment: Experiment, paths: Paths) -> int | None:
+    """The number of classes, as far as it is known before the data set is prepared."""
+    info = paths.dataset_info(experiment.dataset.name)
+    if info.exists():
+        with contextlib.suppress(ValueError, KeyError, TypeError):  # the job that reads the data set says what is wrong
+            return len(json.loads(info.read_text())["classes"])
+    train = Path(experiment.dataset.path or "").expanduser() / "train"
+    if experiment.dataset.source == "folder" and train.is_dir():
+        return sum(entry.is_dir() and not entry.name.startswith(".") for entry in train.iterdir())
+    return None
+
+
+def refuse_unrecorded_results(experiment: Experiment, paths: Paths, records: Path = RECORDS) -> None:
+    """Refuse results without a record of Snakemake that were made with other settings than this experiment's."""
+    for name in experiment.rows:
+        run = paths.run_files(experiment.preset, name)
+        for seed in experiment.seeds[name]:
+            file = run.seed(seed).config
+            if _unrecorded(file, records) and not _same_training(read_record(file, TrainingRecord), experiment, name):
+                raise _made_otherwise(file, records)
+        for attack in experiment.attacks:
+            file = run.outcome_record(attack)
+            if _unrecorded(file, records):
+                outcome, spec = read_record(file, OutcomeRecord), experiment.evaluation(name, attack)
+                if (outcome.attack, outcome.seeds) != (spec.attack, spec.seeds):
+                    raise _made_otherwise(file, records)
+
+
+def how_to_keep(experiment: Experiment, params: Path = PARAMS) -> str:
+    """How to version with DVC what Snakemake made; only settings in params.yaml can be reproduced from a version."""
+    if load(params) != experiment:
+        return f"{params} does not contain what was given with --config: write it there before you keep this version"
+    return "to keep this as a version: dvc commit -f && git add -A && git commit"
+
+
+def record(file: Path, records: Path) -> Path:
+    """Where Snakemake keeps its record of a file."""
+    name = urlsafe_b64encode(os.fspath(file).encode()).decode()
+    *folders, last = [name[start : start + 254] for start in range(0, len(name), 254)]
+    return records.joinpath(*(f"@{folder}" for folder in folders), last)
+
+
+def _unrecorded(file: Path, records: Path) -> bool:
+    return file.exists() and not record(file, records).exists()
+
+
+def _same_training(made: TrainingRecord, experiment: Experiment, name: str) -> bool:
+    row = experiment.rows[name]
+    if isinstance(row, Checkpoint):  # nothing was trained, and a normalization from the file is not in the config
+        return isinstance(made.config, Checkpoint) and made.config.file == row.file and made.threat == experiment.threat
+    spec = experiment.training(name)
+    return (made.preset, made.name, made.data, made.threat, made.config, made.plugins) == (
+        spec.preset,
+        spec.name,
+        spec.data,
+        spec.threat,
+        spec.run,
+        spec.plugins,
+    )
+
+
+def _made_otherwise(file: Path, records: Path) -> UserError:
+    return UserError(
+        f"{file}: made with other settings, and {records} has no record of it, so it would be taken for up to date. "
+        f"Restore results and records together (dvc checkout, dvc pull), or delete {file.parent} to make it again"
+    )

@@ -1,0 +1,1 @@
+"""How a network is run: modes, mixed precision, folding, compilation, CUDA graphs, losses per example."""

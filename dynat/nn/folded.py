@@ -1,0 +1,168 @@
+"""A frozen copy of a network with BatchNorm folded into the convolutions, used by attacks.
+
+The same function in evaluation mode, in fewer operations: w' = w s, b' = b - m s, with s = gamma / sqrt(variance +
+eps); convolutions are channels-last and compute in a chosen precision. An attack then runs neither BatchNorm nor casts
+of weights. In float32 the logits differ from the network's by rounding only.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.autograd.function import once_differentiable
+
+from dynat.nn.compiled import CompiledModel
+
+
+class FoldedModel(nn.Module):
+    """A frozen, folded copy of `net` that computes in `dtype`; `refresh` copies the current weights."""
+
+    def __init__(self, net: nn.Module, dtype: torch.dtype, *, compiled: bool = False) -> None:
+        super().__init__()
+        self.dtype = dtype
+        self._original = [net]  # in a list, so that its weights are not this module's
+        self.net, self.norms = folded(copy.deepcopy(net).eval().requires_grad_(False))
+        for module in self.net.modules():
+            if isinstance(module, nn.Conv2d | nn.Linear) and dtype != torch.float32:
+                module.to(dtype)
+                # Layers before the first of them, such as a normalization of pixels, stay float32.
+                module.register_forward_pre_hook(_to_weight_dtype)
+        self.net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.eval()
+        self._compiled: list[CompiledModel] = [CompiledModel(self.net)] if compiled else []
+
+    @property
+    def network(self) -> nn.Module:
+        """The network that this is a copy of."""
+        return self._original[0]
+
+    @torch.no_grad()
+    def refresh(self, net: nn.Module) -> FoldedModel:
+        """Copy the weights of `net` by name, then fold. Foreach operations, so that depth costs few launches."""
+        current = {**dict(net.named_parameters()), **dict(net.named_buffers())}
+        copied = {**dict(self.net.named_parameters()), **dict(self.net.named_buffers())}
+        convolutions = [copied.pop(f"{name}.weight") for name in self.norms]
+        shifts = [copied.pop(f"{name}.bias") for name in self.norms]
+        torch._foreach_copy_(list(copied.values()), [current[name] for name in copied])
+        if not self.norms:
+            return self
+        gamma, beta, mean, variance = (
+            [current[f"{norm}.{part}"] for norm, _ in self.norms.values()]
+            for part in ("weight", "bias", "running_mean", "running_var")
+        )
+        variance = list(torch._foreach_add(variance, [eps for _, eps in self.norms.values()]))
+        scale = torch._foreach_mul(torch._foreach_rsqrt(variance), gamma)
+        weights = [current[f"{name}.weight"] for name in self.norms]
+        torch._foreach_copy_(convolutions, torch._foreach_mul(weights, [s.view(-1, 1, 1, 1) for s in scale]))
+        torch._foreach_copy_(shifts, torch._foreach_sub(beta, torch._foreach_mul(mean, scale)))
+        return self
+
+    def forward(self, images: Tensor) -> Tensor:
+        images = images.contiguous(memory_format=torch.channels_last)
+        run = self._compiled[0] if self._compiled else self.net
+        if self.dtype != torch.float16:
+            logits: Tensor = run(images)
+            return logits.float()
+        scale: list[Tensor] = []
+        half = run(_Restored.apply(images, scale))  # type: ignore[no-untyped-call]
+        return _Scaled.apply(half, scale)  # type: ignore[no-any-return, no-untyped-call]
+
+    def train(self, mode: bool = True) -> FoldedModel:  # noqa: ARG002
+        """Its only mode is evaluation, whatever mode an attack sets."""
+        return super().train(False)
+
+
+def _to_weight_dtype(module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+    return (inputs[0].to(module.weight.dtype), *inputs[1:])
+
+
+class _Scaled(torch.autograd.Function):
+    """float16 logits to float32; backward, each image's gradient is brought near 1 by a power of two.
+
+    float16 has no numbers below 6e-8, and the gradient of a cross-entropy on a confidently classified image is smaller
+    than that. An image's gradient passes through the network linearly, so `_Restored` can undo it exactly.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, scale: list[Tensor]) -> Tensor:
+        ctx.scale, ctx.dtype = scale, logits.dtype
+        return logits.float()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        gradient = gradients[0]
+        largest = gradient.abs().amax(1, keepdim=True)
+        exponent = torch.frexp(largest).exponent.clamp(-100, 100)
+        power = torch.where(largest > 0, torch.ldexp(torch.ones_like(largest), -exponent), 1.0)
+        ctx.scale[:] = [power.view(-1, 1, 1, 1)]
+        return (gradient * power).to(ctx.dtype), None
+
+
+class _Restored(torch.autograd.Function):
+    """The images unchanged; backward, the scaling of `_Scaled` is undone."""
+
+    @staticmethod
+    def forward(ctx: Any, images: Tensor, scale: list[Tensor]) -> Tensor:
+        ctx.scale = scale
+        return images.view_as(images)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        return gradients[0] / ctx.scale[0], None
+
+
+class _Tracer(fx.Tracer):
+    """Treats modules without weights as leaves: their Python code may depend on shapes, which a trace cannot follow."""
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        norm = isinstance(m, nn.modules.batchnorm._BatchNorm)
+        return norm or next(m.parameters(), None) is None or super().is_leaf_module(m, module_qualified_name)
+
+
+def folded(net: nn.Module) -> tuple[nn.Module, dict[str, tuple[str, float]]]:
+    """`net` without the BatchNorms that follow a convolution, and which those were: {convolution: (norm, eps)}.
+
+    A network that cannot be traced, that shares weights or reads them elsewhere (one of a plug-in may) is returned
+    unchanged, which costs only speed.
+    """
+    try:
+        graph = _Tracer().trace(net)
+    except Exception:
+        return net, {}
+    shared = len(list(net.parameters())) < len(list(net.named_parameters(remove_duplicate=False)))
+    if shared or any(node.op == "get_attr" for node in graph.nodes):
+        return net, {}
+    modules = dict(net.named_modules())
+    norms: dict[str, tuple[str, float]] = {}
+    for node in list(graph.nodes):
+        pair = _pair(node, modules)
+        if pair is not None:
+            convolution, norm = pair
+            shift = torch.zeros_like(modules[norm].get_parameter("bias"))
+            modules[convolution].bias = nn.Parameter(shift, requires_grad=False)
+            norms[convolution] = norm, float(modules[norm].eps)
+            node.replace_all_uses_with(node.args[0])
+            graph.erase_node(node)
+    return fx.GraphModule(net, graph), norms
+
+
+def _pair(node: fx.Node, modules: dict[str, nn.Module]) -> tuple[str, str] | None:
+    """The names of a convolution without bias and of the BatchNorm that alone reads it, if `node` is that norm."""
+    before = node.args[0] if node.args else None
+    if node.op != "call_module" or not isinstance(before, fx.Node) or before.op != "call_module":
+        return None
+    norm, convolution = modules[str(node.target)], modules[str(before.target)]
+    # Exactly Conv2d: a subclass may make its weight from something else.
+    if not isinstance(norm, nn.modules.batchnorm._BatchNorm) or type(convolution) is not nn.Conv2d:
+        return None
+    alone = len(before.users) == 1 and all(
+        sum(other.target == one.target for other in node.graph.nodes) == 1 for one in (node, before)
+    )
+    has_own_weight = "weight" in convolution._parameters and convolution.bias is None
+    foldable = has_own_weight and norm.affine and norm.running_var is not None
+    return (str(before.target), str(node.target)) if alone and foldable else None

@@ -1,0 +1,44 @@
+"""BatchNorm over the batches of all processes, for processes on a CPU: what nn.SyncBatchNorm does on GPUs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+
+class CPUSyncBatchNorm(nn.BatchNorm2d):
+    def forward(self, input: Tensor) -> Tensor:
+        if not self.training:
+            return super().forward(input)
+        size = dist.get_world_size()
+        mean: Tensor = _AllReduceSum.apply(input.mean((0, 2, 3))) / size  # type: ignore[no-untyped-call]
+        centered = input - mean.view(1, -1, 1, 1)
+        variance: Tensor = _AllReduceSum.apply(centered.square().mean((0, 2, 3))) / size  # type: ignore[no-untyped-call]
+        if self.track_running_stats:
+            assert self.running_mean is not None and self.running_var is not None and self.momentum is not None
+            assert self.num_batches_tracked is not None
+            count = size * input.numel() / input.shape[1]
+            self.num_batches_tracked.add_(1)
+            self.running_mean.lerp_(mean.detach(), self.momentum)
+            self.running_var.lerp_(variance.detach() * (count / (count - 1)), self.momentum)
+        scale = self.weight * torch.rsqrt(variance + self.eps)
+        return torch.addcmul(self.bias.view(1, -1, 1, 1), centered, scale.view(1, -1, 1, 1))
+
+
+class _AllReduceSum(torch.autograd.Function):
+    """The sum over all processes; the gradients of all their losses flow back through it."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor) -> Tensor:  # noqa: ARG004
+        total = value.clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:  # noqa: ARG004
+        total = gradient.clone()
+        dist.all_reduce(total)
+        return total

@@ -1,0 +1,109 @@
+"""Projected gradient descent (Madry et al. 2018): the inner attack of every method and of every first-order attack.
+
+It maximizes an objective of the logits, and stays in the ball and in [0,1]. Projection to the ball comes first, then
+the clamp, as in TRADES, LBGAT and the DYNAT release.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from dynat.nn.modes import evaluating, frozen
+
+Objective = Callable[[Tensor], Tensor]
+"""Logits to a loss per image, to be made large."""
+
+
+@dataclass(frozen=True)
+class Ball:
+    """The images within `eps` of a clean one, under a norm over all its pixels and channels."""
+
+    norm: str
+    eps: float
+
+    def project(self, candidate: Tensor, centre: Tensor) -> Tensor:
+        """The nearest image in the ball, then clamped to [0,1]."""
+        offset = candidate - centre
+        if self.norm == "linf":
+            offset = offset.clamp(-self.eps, self.eps)
+        else:
+            offset = offset * (self.eps / _length(offset)).clamp(max=1.0)
+        return (centre + offset).clamp(0.0, 1.0)
+
+    def ascend(self, point: Tensor, gradient: Tensor, step_size: float) -> Tensor:
+        """One step of steepest ascent for this norm: the sign, or the normalised gradient."""
+        direction = gradient.sign() if self.norm == "linf" else gradient / _length(gradient)
+        return point + step_size * direction
+
+    def sample(self, centre: Tensor, generator: torch.Generator) -> Tensor:
+        """A random image of the ball, uniform in volume, clamped to [0,1]."""
+        if self.norm == "linf":
+            offset = (2 * _uniform(centre, generator) - 1) * self.eps
+        else:
+            direction = torch.empty_like(centre).normal_(generator=generator)
+            share = torch.rand(len(centre), generator=generator, device=centre.device)
+            radius = share.pow(1.0 / centre[0].numel()).view(-1, 1, 1, 1)
+            offset = direction / _length(direction) * radius * self.eps
+        return (centre + offset).clamp(0.0, 1.0)
+
+    def distance(self, a: Tensor, b: Tensor) -> Tensor:
+        """How far apart two batches are, image by image."""
+        offset = (a - b).flatten(1)
+        return offset.abs().amax(1) if self.norm == "linf" else torch.linalg.vector_norm(offset, dim=1)
+
+
+def starting_point(images: Tensor, ball: Ball, start: str, generator: torch.Generator) -> Tensor:
+    """Where PGD begins: all that is random about it."""
+    if start == "gauss":  # as in TRADES: tiny, and not clamped before the first forward
+        return images + 0.001 * torch.empty_like(images).normal_(generator=generator)
+    return ball.sample(images, generator) if start == "uniform" else images.clone()
+
+
+def pgd(
+    model: nn.Module,
+    images: Tensor,
+    start: Tensor,
+    *,
+    objective: Objective,
+    ball: Ball,
+    steps: int,
+    step_size: float,
+    observe: Callable[[Tensor], None] | None = None,
+    stop: Callable[[Tensor], Tensor] | None = None,
+) -> Tensor:
+    """Images in the ball around `images` on which the objective is large, by gradient ascent from `start`.
+
+    The model is in evaluation mode meanwhile and only the image gets a gradient. `observe` is called with the logits
+    of every iterate before its update; an image for which `stop` has returned true once is not moved any more.
+    """
+    adversarial = start
+    finished = torch.zeros(len(images), dtype=torch.bool, device=images.device)
+    with frozen(model), evaluating(model):
+        for _ in range(steps):
+            adversarial = adversarial.detach().requires_grad_()
+            with torch.enable_grad():
+                logits = model(adversarial)
+                (gradient,) = torch.autograd.grad(objective(logits).sum(), adversarial)
+            with torch.no_grad():
+                if observe is not None:
+                    observe(logits)
+                moved = ball.project(ball.ascend(adversarial, gradient, step_size), images)
+                if stop is not None:
+                    finished = finished | stop(logits)
+                    moved = torch.where(finished.view(-1, 1, 1, 1), adversarial, moved)
+                adversarial = moved
+    return adversarial.detach()
+
+
+def _uniform(like: Tensor, generator: torch.Generator) -> Tensor:
+    return torch.empty_like(like).uniform_(generator=generator)
+
+
+def _length(batch: Tensor) -> Tensor:
+    """The euclidean length of each image's tensor, shaped to divide it, never zero."""
+    length: Tensor = torch.linalg.vector_norm(batch.flatten(1), dim=1)
+    return length.clamp(min=1e-12).view(-1, 1, 1, 1)

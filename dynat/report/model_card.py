@@ -1,0 +1,274 @@
+"""An exported run: its model card, and its numbers in the form of RobustBench's leaderboards.
+
+The card is made of the metrics and configs of the run; where they are silent, it is.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import yaml
+from pydantic import BaseModel
+
+from dynat.config import Checkpoint, Run
+from dynat.config.base import pixel_fraction
+from dynat.report import formatting, run_table
+from dynat.report.markdown import markdown_table
+from dynat.results.records import AttackMetrics, DatasetInfo, RunMetrics
+
+LEADERBOARDS = ("cifar10", "cifar100")
+"""Data sets for which RobustBench has leaderboards of these balls."""
+RADIUS = {"linf": 8 / 255, "l2": 0.5}
+"""The radii of its CIFAR leaderboards."""
+
+
+@dataclass(frozen=True)
+class Weights:
+    """One seed's network as a file."""
+
+    file: str
+    sha256: str
+    claim: str | None
+    """The file of its claim."""
+
+
+@dataclass(frozen=True)
+class ExportedRun:
+    """All that is exported of a run."""
+
+    metrics: RunMetrics
+    weights: Mapping[int, Weights]
+    example: str
+    """Lines of Python that load the first seed's network."""
+    sources: tuple[str, ...]
+    """Files of code that lie beside the weights."""
+
+    @property
+    def row(self) -> Run | Checkpoint:
+        return self.metrics.config
+
+    @property
+    def imported(self) -> bool:
+        """Whether it was trained elsewhere."""
+        return isinstance(self.row, Checkpoint)
+
+
+class Claim(BaseModel):
+    """One seed's numbers in the form of RobustBench's model_info.
+
+    `link`, `authors` and `venue` are for those who publish the network to fill in.
+    """
+
+    link: str = ""
+    name: str
+    authors: str = ""
+    additional_data: bool | None
+    """None: unknown, of a network that was trained elsewhere."""
+    number_forward_passes: int = 1
+    dataset: str
+    venue: str = ""
+    architecture: str
+    eps: str
+    clean_acc: str
+    reported: str
+    autoattack_acc: str
+    footnote: str
+    unreliable: bool
+
+
+def to_markdown(exported: ExportedRun) -> str:
+    """The card."""
+    metrics, data = exported.metrics, exported.metrics.dataset
+    ball, title = formatting.ball(metrics.threat), formatting.dataset_title(data.name)
+    trained = "Trained elsewhere" if exported.imported else formatting.method_title(exported.row)
+    sections = {
+        "Results": [run_table.to_markdown(metrics), _about_results(exported)],
+        "Sanity checks of the evaluation": [_bullets(_checks(metrics))],
+        "Limits": [_bullets(_limits(exported))],
+        "How to load it": [f"```python\n{exported.example}\n```", _about_loading(exported)],
+        "Files": [_files(exported)],
+        "Data": [_about_data(data)],
+        "Recipe": [_recipe(exported)],
+        "Cost": [_bullets(_cost(metrics))],
+        "Environment": [_bullets(_environment(metrics))],
+    }
+    opening = (
+        f"# `{metrics.run}`: {network_of(exported.row)} on {title}",
+        f"{len(data.classes)} classes, images of "
+        f"{data.channels} × {data.size[0]} × {data.size[1]}. {trained}. Evaluated against {ball}.",
+    )
+    body = [part for name, parts in sections.items() for part in (f"## {name}", *parts)]
+    return "\n\n".join([*opening, *body]) + "\n"
+
+
+def network_of(row: Run | Checkpoint) -> str:
+    """The name of the network that a row's weights belong to."""
+    return row.arch if isinstance(row, Checkpoint) else row.target
+
+
+def autoattack(metrics: RunMetrics) -> AttackMetrics | None:
+    """The AutoAttack on the chosen weights within the threat's ball, on most images; None where there is none."""
+    cells = [
+        cell
+        for cell in metrics.attacks.values()
+        if cell.attack.kind == "autoattack"
+        and cell.attack.weights == "best"
+        and cell.attack.norm == metrics.threat.norm
+        and abs((cell.attack.eps or 0.0) - metrics.threat.eps) < 1e-9
+    ]
+    return max(cells, key=lambda cell: cell.n, default=None)
+
+
+def claim(metrics: RunMetrics, seed: int) -> Claim | None:
+    """One seed's numbers for RobustBench; None without AutoAttack on that seed."""
+    cell, row = autoattack(metrics), metrics.config
+    clean = next((each for each in metrics.attacks.values() if each.attack.kind == "clean"), None)
+    if cell is None or clean is None or seed not in cell.per_seed:
+        return None
+    robust = f"{100 * cell.per_seed[seed]:.2f}"
+    eps = metrics.threat.eps
+    return Claim(
+        name=f"{formatting.method_title(row)} ({metrics.run}, seed {seed})",
+        additional_data=None if isinstance(row, Checkpoint) else False,
+        dataset=metrics.dataset.name,
+        architecture=architecture(network_of(row)),
+        eps=pixel_fraction(eps) if metrics.threat.norm == "linf" else f"{eps:g}",
+        clean_acc=f"{100 * clean.per_seed[seed]:.2f}",
+        reported=robust,
+        autoattack_acc=robust,
+        footnote=f"Robust accuracy on the first {cell.n:,} of {metrics.dataset.test:,} test images; "
+        f"95% Wilson interval of all seeds {formatting.interval(cell)}".replace("–", "-"),
+        unreliable=bool(cell.warnings or metrics.failed_checks),
+    )
+
+
+def architecture(network: str) -> str:
+    """A network's name as the literature writes it."""
+    if wide := re.fullmatch(r"wrn(\d+)-(\d+)", network):
+        return f"WideResNet-{wide[1]}-{wide[2]}"
+    return {"resnet18": "ResNet-18", "resnet18-heavy": "ResNet-18 (strides 1,1,2,2)"}.get(network, network)
+
+
+def _about_results(exported: ExportedRun) -> str:
+    several = len(exported.metrics.seeds) > 1
+    spread = "Mean and standard deviation over seeds; the" if several else "The"
+    chosen = "" if exported.imported else " No test image was used to choose anything."
+    return (
+        f"{spread} interval is Wilson's of the pooled accuracy, with n the number of images.{chosen} "
+        "CW is PGD on the logit margin within the ball."
+    )
+
+
+def _checks(metrics: RunMetrics) -> list[str]:
+    checks = run_table.sanity_checks(metrics) or ["No sanity checks were run on it."]
+    quiet = "No attack gave a warning, and every adversarial image passed verification."
+    return [*checks, *(run_table.notices(metrics) or [quiet])]
+
+
+def _limits(exported: ExportedRun) -> list[str]:
+    metrics = exported.metrics
+    threat, cell, data = metrics.threat, autoattack(metrics), metrics.dataset
+    limits = [
+        f"Evaluated within {formatting.ball(threat)} only: other norms and radii, patches, rotations, noise and other "
+        "data may all break it.",
+        "An accuracy under attack is an upper bound. An attack made for this network may break more images.",
+    ]
+    if cell is None:
+        limits.append(
+            "AutoAttack was not run in this ball. PGD alone often overestimates robustness, especially that of "
+            "reweighted methods."
+        )
+    elif cell.n < data.test:
+        limits.append(
+            f"AutoAttack evaluated the first {cell.n:,} of {data.test:,} test images: its accuracy is "
+            f"{formatting.interval(cell)} %, and is not comparable with attacks on other images."
+        )
+    if failed := run_table.failed_titles(metrics):
+        limits.append(f"**Sanity checks failed ({', '.join(failed)}): do not quote its robust accuracy.**")
+    if any(each.attack.weights == "last" for each in metrics.attacks.values()):
+        limits.append("Rows marked last epoch are about weights that are not exported.")
+    if isinstance(exported.row, Run) and exported.row.guide:
+        limits.append("The guide, which labeled images in training, is not exported: the network needs none.")
+    if len(metrics.seeds) == 1:
+        limits.append("One seed: how much another training would differ is not known.")
+    if data.name not in LEADERBOARDS:
+        claimed = "; the claims only use its form" if any(each.claim for each in exported.weights.values()) else ""
+        limits.append(f"RobustBench has no leaderboard for this data set{claimed}.")
+    elif abs(threat.eps - RADIUS[threat.norm]) > 1e-9:
+        usual = pixel_fraction(RADIUS["linf"]) if threat.norm == "linf" else f"{RADIUS['l2']:g}"
+        limits.append(f"RobustBench compares at ε = {usual}; this is another radius.")
+    if exported.imported:
+        limits.append(
+            "Trained elsewhere: its training data, and whether test images were used to choose it, are not known here."
+        )
+    return limits
+
+
+def _about_loading(exported: ExportedRun) -> str:
+    data = exported.metrics.dataset
+    shape = " × ".join(map(str, (data.channels, *data.size)))
+    classes = ", ".join(data.classes[:20]) + (", ..." if len(data.classes) > 20 else "")
+    beside = formatting.listing(f"`{file}`" for file in exported.sources)
+    verb = "needs" if len(exported.sources) == 1 else "need"
+    plugin = "The code of the network is in a plug-in, which is not exported."
+    needs = f"Run it in this folder: {beside} {verb} torch alone." if exported.sources else plugin
+    return (
+        f"{needs} Images are float32, N × {shape}, with values in [0,1] and no other normalization; "
+        f"the output is logits. Classes, in order: {classes}."
+    )
+
+
+def _files(exported: ExportedRun) -> str:
+    rows = [
+        (
+            f"`{weights.file}`",
+            str(seed),
+            str(exported.metrics.training[seed].best_epoch or "–"),
+            f"`{weights.claim}`" if weights.claim else "–",
+            f"`{weights.sha256}`",
+        )
+        for seed, weights in exported.weights.items()
+    ]
+    return markdown_table(("weights", "seed", "epoch", "claim", "SHA-256"), rows, right=(1, 2))
+
+
+def _about_data(data: DatasetInfo) -> str:
+    return (
+        f"{formatting.dataset_title(data.name)}: {data.train:,} training images, {data.validation:,} validation images "
+        f"to choose the epoch, {data.test:,} test images. SHA-256 of images and labels: `{data.digest}`."
+    )
+
+
+def _recipe(exported: ExportedRun) -> str:
+    config = exported.row.model_dump(mode="json")
+    given = {key: value for key, value in config.items() if value not in (None, {}, [])}
+    return f"```yaml\n{yaml.safe_dump(given, sort_keys=False, allow_unicode=True).strip()}\n```"
+
+
+def _cost(metrics: RunMetrics) -> list[str]:
+    lines = [
+        f"Training, seed {seed}: {formatting.duration(t.seconds)} for {formatting.count(t.epochs, 'epoch')} on "
+        f"{t.machine}; {t.parameters.target:,} weights"
+        for seed, t in metrics.training.items()
+        if t.epochs
+    ]
+    for name, cell in metrics.attacks.items():
+        cost, images = cell.cost, cell.n * len(cell.seeds)
+        lines.append(
+            f"{formatting.column_title(name)}: {formatting.duration(cost.seconds)} on {cost.device}; per image "
+            f"{cost.forward_passes / images:,.0f} forward and {cost.backward_passes / images:,.0f} backward passes"
+        )
+    return lines
+
+
+def _environment(metrics: RunMetrics) -> list[str]:
+    return [
+        f"Seed {seed}: {', '.join(map(' '.join, t.versions.items()))}; digest `{t.digest}`"
+        for seed, t in metrics.training.items()
+    ]
+
+
+def _bullets(texts: list[str]) -> str:
+    return "\n".join(f"* {text}" for text in texts)

@@ -1,0 +1,289 @@
+"""What result files hold, as typed records: one job writes a record, another reads it.
+
+    TrainingRecord   seed<k>/config.json        OutcomeRecord   outcomes/<attack>.json
+    SanityRecord     sanity.json                TransferRecord  transfer.json
+    RunMetrics       metrics.json
+
+Every record carries the version of its format. A file of another version is refused: the numbers of two versions
+need not mean the same.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+
+from dynat.config import AttackConfig, Checkpoint, Run, ThreatModel, registry
+from dynat.runtime.errors import UserError
+from dynat.runtime.files import atomic_text
+
+FORMAT_VERSION = 1
+"""Raised whenever a field of a record or a column of a table changes its name or its meaning."""
+
+
+class Part(BaseModel):
+    """A part of a record: frozen, without unknown fields."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Record(Part):
+    """A whole JSON file."""
+
+    format_version: int = FORMAT_VERSION
+    plugins: tuple[str, ...] = ()
+    """Modules that define methods, networks or attacks named in the record: imported before it is read."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _import_plugins(cls, value: Any) -> Any:
+        if isinstance(value, dict):
+            registry.import_plugins(tuple(value.get("plugins", ())))
+        return value
+
+
+class DatasetInfo(Part):
+    """The data set that a network was trained and evaluated on."""
+
+    name: str
+    digest: str
+    """SHA-256 of images and labels."""
+    classes: tuple[str, ...]
+    channels: int
+    size: tuple[int, int]
+    train: int
+    """Number of training images; likewise the two below."""
+    validation: int
+    test: int
+
+
+class ParameterCounts(Part):
+    target: int
+    guide: int | None = None
+
+
+class TrainingRecord(Record):
+    """The resolved config of one training, or of one imported checkpoint, and where it was made."""
+
+    preset: str
+    name: str
+    data: str
+    threat: ThreatModel
+    config: Run | Checkpoint
+    seed: int
+    digest: str
+    """All that the training depends on: config, seed, images, code, device and versions. Of a checkpoint: its file."""
+    dataset: DatasetInfo
+    best_epoch: int | None
+    """None for a checkpoint."""
+    training_seconds: float
+    parameters: ParameterCounts
+    versions: dict[str, str]
+    machine: str
+    compute_dtype: str | None = None
+    """float32 or bfloat16; None for a checkpoint."""
+
+
+class OutcomeRecord(Record):
+    """An attack on one run: its settings and its cost. The verdicts lie in the table beside it."""
+
+    run: str
+    attack_name: str
+    attack: AttackConfig
+    parts: tuple[str, ...]
+    """The attacks that it consists of, in order."""
+    seeds: tuple[int, ...]
+    seconds: dict[int, float]
+    """By seed."""
+    forward_passes: int
+    backward_passes: int
+    rejected_examples: int
+    """Claimed adversarial images outside the rules; they count as not broken."""
+    reattacked: int
+    """Images attacked once more on the network itself, because the attack on the surrogate told nothing."""
+    queried_model: dict[int, str]
+    """The model whose gradients the attack used, by seed."""
+    warnings: tuple[str, ...]
+    device: str
+    digest: dict[int, str]
+    """All that the verdicts depend on, by seed."""
+
+
+class GradientCount(Part):
+    zero: int
+    """Images whose loss has no gradient at all."""
+    correct: int
+    """Images that are classified correctly; only those are counted."""
+
+
+class SanityRecord(Record):
+    """The attacks behind the sanity checks of one run. The verdicts lie in the table beside it."""
+
+    run: str
+    seeds: tuple[int, ...]
+    attacks: dict[str, AttackConfig]
+    gradients: dict[int, GradientCount]
+    seconds: float
+    rejected_examples: int
+    device: str
+
+
+class TransferRecord(Record):
+    """The attack of the transfer matrix. The verdicts lie in the table beside it."""
+
+    runs: dict[str, int]
+    """The rows, each with the seed that represents it."""
+    attack: AttackConfig
+    device: str
+
+
+class Interval(Part):
+    """An accuracy with its 95 % Wilson interval."""
+
+    accuracy: float
+    low: float
+    high: float
+    n: int
+    """Number of images, however many seeds evaluated them."""
+
+
+class RadiusPoint(Interval):
+    eps: float
+
+
+class StepsPoint(Interval):
+    steps: int
+
+
+class Summary(Interval):
+    """Accuracy over all seeds, per seed and per class."""
+
+    seeds: tuple[int, ...]
+    mean: float
+    std: float | None
+    """Standard deviation over seeds; None with one seed."""
+    per_seed: dict[int, float]
+    per_class: dict[int, float]
+
+
+class AttackCost(Part):
+    seconds: float
+    seconds_per_seed: dict[int, float]
+    forward_passes: int
+    backward_passes: int
+    device: str
+
+
+class AttackMetrics(Summary):
+    """A cell of the table."""
+
+    attack: AttackConfig
+    cost: AttackCost
+    accuracy_after: dict[str, float]
+    """Accuracy before the attack and after each of its parts."""
+    rejected_examples: int
+    warnings: tuple[str, ...]
+
+
+class WorstCase(Summary):
+    """Images that every one of `attacks` leaves correct."""
+
+    attacks: tuple[str, ...]
+
+
+class Check(Part):
+    """A sanity check."""
+
+    passed: bool
+    detail: str
+    """The numbers that decided."""
+
+
+class Curves(Part):
+    """Accuracy against the radius and against the steps of PGD."""
+
+    eps: tuple[RadiusPoint, ...]
+    steps: tuple[StepsPoint, ...]
+
+
+class SanityMetrics(Part):
+    checks: dict[str, Check]
+    curves: Curves
+
+
+class TrainingMetrics(Part):
+    """One seed."""
+
+    epochs: int
+    seconds: float
+    best_epoch: int | None
+    final_label_accuracy: float | None
+    """Share of training images that the guide labeled correctly in the last epoch; None without a guide."""
+    parameters: ParameterCounts
+    digest: str
+    versions: dict[str, str]
+    machine: str
+
+
+class RunMetrics(Record):
+    """Every number that a table or figure shows of one run."""
+
+    preset: str
+    run: str
+    seeds: tuple[int, ...]
+    dataset: DatasetInfo
+    threat: ThreatModel
+    config: Run | Checkpoint
+    attacks: dict[str, AttackMetrics]
+    worst_case: WorstCase | None
+    sanity: SanityMetrics | None
+    training: dict[int, TrainingMetrics]
+
+    @property
+    def failed_checks(self) -> tuple[str, ...]:
+        checks = {} if self.sanity is None else self.sanity.checks
+        return tuple(name for name, check in checks.items() if not check.passed)
+
+
+AnyRecord = TypeVar("AnyRecord", bound=Record)
+
+
+def write_record(file: Path, record: Record) -> None:
+    atomic_text(file, json.dumps(record.model_dump(mode="json"), indent=2) + "\n")
+
+
+def read_record(file: Path, kind: type[AnyRecord]) -> AnyRecord:
+    """The record in `file`; `UserError` names a missing, damaged or foreign file and what to do about it."""
+    content = _read_json(file)
+    version = content.get("format_version")
+    if version != FORMAT_VERSION:
+        raise UserError(
+            f"{file}: written by another version of dynat (format {version or 'unknown'}, this one reads format "
+            f"{FORMAT_VERSION}); delete the folder {file.parent} and run again: snakemake --cores all {file}"
+        )
+    try:
+        return kind.model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"]))
+        raise UserError(f"{file}: {place}: {first['msg']}; delete it and make it again") from None
+
+
+def required(file: Path) -> Path:
+    """`file`, which must exist."""
+    if not file.exists():
+        raise UserError(f"{file}: no such file; make it with: snakemake --cores all {file}")
+    return file
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(required(file).read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise UserError(f"{file}: not valid JSON ({error}); delete it and make it again") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{file}: expected a JSON object, found {type(content).__name__}; delete it and make it again")
+    return content

@@ -1,0 +1,39 @@
+"""The device that a job computes on, and its number of threads."""
+
+from __future__ import annotations
+
+import os
+
+import torch
+
+from dynat.runtime import gpu_locks
+from dynat.runtime.errors import UserError
+
+
+def choose_device(name: str) -> torch.device:
+    """`auto` is a GPU, preferably a free one, if there is one, otherwise the CPU; a missing device is an error."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device: torch.device | None = torch.device(name)
+    except RuntimeError:
+        device = None
+    if device is None or device.type not in ("cpu", "cuda"):
+        raise UserError(f"unknown device '{name}': auto, cpu, cuda or cuda:1")
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise UserError("device 'cuda' was requested, but torch sees no GPU here: use --device auto or cpu")
+    if device.type == "cuda" and (device.index or 0) >= (count := torch.cuda.device_count()):
+        raise UserError(f"device '{name}' was requested, but torch sees {count}: cuda:0 to cuda:{count - 1}")
+    if device.type == "cuda" and "LOCAL_RANK" not in os.environ:  # a process of torchrun gets its GPU from its number
+        if ":" in name:
+            gpu_locks.lock_gpu(device.index)
+        else:
+            device = torch.device("cuda", gpu_locks.choose_gpus()[0])
+        torch.cuda.set_device(device)  # streams and graphs are created on the current device
+    return device
+
+
+def use_threads(count: int | None) -> None:
+    """Set torch's number of threads. (The DAG also lets waiting threads sleep: OMP_WAIT_POLICY, read by torch.)"""
+    if count is not None:
+        torch.set_num_threads(count)

@@ -1,0 +1,57 @@
+"""Label pairs and ablations are read from the configs of runs, not from their names."""
+
+from __future__ import annotations
+
+import pytest
+
+from dynat.config import load
+from dynat.report.label_pairs import changed_fields, label_pairs, reference
+
+FULL = load({"preset": "digits-full"})
+
+
+def test_every_method_of_digits_full_with_dynamic_labels_has_its_label_pair() -> None:
+    assert sorted(label_pairs(FULL)) == [
+        ("at-gauss", "dynat-no-clean-forward"),
+        ("at-gauss-clean-forward", "dynat"),
+        ("gairat", "dynat-gairat"),
+        ("mail-at", "dynat-mail"),
+        ("mart", "dynat-mart"),
+        ("sat", "dynat-sat"),
+        ("trades", "dynat-trades"),
+    ]
+
+
+def test_label_pairs_differ_in_labels_only() -> None:
+    def pairs_with(**at: object) -> list[tuple[str, str]]:
+        return label_pairs(load({"select": ["at", "dynat"], "runs": {"at": at}}))
+
+    start = {"start": "gauss"}
+    assert pairs_with(inner=start, clean_forward=True) == [("at", "dynat")]
+    assert pairs_with(clean_forward=True) == pairs_with(inner=start) == [], "another start or BatchNorm"
+
+
+@pytest.mark.parametrize("preset", ["cifar10-resnet18", "digits-full"])
+def test_label_pairs_feed_batchnorm_alike(preset: str) -> None:
+    """A clean forward moves the statistics halfway to clean images, which has nothing to do with labels."""
+    plan = load({"preset": preset})
+    pairs = label_pairs(plan)
+    assert len(pairs) > 5
+    assert all(plan.runs[one].clean_forward == plan.runs[other].clean_forward for one, other in pairs)
+
+
+def test_ablations_name_the_fields_that_they_change() -> None:
+    base = reference(FULL)
+    assert base == "dynat"
+    changed = {name: list(changed_fields(FULL.runs[base], run)) for name, run in FULL.runs.items()}
+    assert changed["dynat-kl-inner"] == changed["dynat-static-inner"] == ["inner.objective"]
+    assert changed["dynat-beta-6"] == ["beta"]
+    assert changed["dynat-no-clean-forward"] == ["clean_forward"]
+    assert changed["dynat-guide-wrn10-1"] == ["guide"]
+    assert changed["dynat-awp"] == ["awp"]
+    awp = {"awp": {"gamma": 0.005, "proxy": "trades", "warm_up": 0.0}}
+    released = load({"preset": "digits-full", "runs": {"dynat-awp": awp}}).runs
+    assert changed_fields(FULL.runs["dynat-awp"], released["dynat-awp"]) == {
+        "awp": "awp: gamma 0.005, warm_up 0, proxy trades (not gamma 0.005, warm_up 0.09, proxy method)"
+    }
+    assert changed["dynat"] == changed["at"] == changed["dynat-trades"] == [], "another method is no ablation"

@@ -1,0 +1,356 @@
+"""An exported run: a card with the run's numbers, weights that load as it says, code that needs torch alone."""
+
+from __future__ import annotations
+
+import ast
+import csv
+import hashlib
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from dynat import data, models
+from dynat.config import Experiment, of_content, registry
+from dynat.data import to_pixels
+from dynat.jobs.evaluate_checkpoint import CheckpointRequest, evaluate_checkpoint
+from dynat.jobs.evaluation import run_evaluation
+from dynat.jobs.export import export_run
+from dynat.jobs.training import run_training
+from dynat.nn.modes import evaluating
+from dynat.provenance import PACKAGE
+from dynat.report import latex, model_card, tables
+from dynat.report.comparisons import compare
+from dynat.results.metrics import read_metrics, write_metrics
+from dynat.results.paths import ExportFiles, Paths, SingleRunPaths
+from dynat.results.records import Check, Curves, RunMetrics, SanityMetrics
+from tests import tiny
+from tests.helpers import Dynat
+
+NOISY = 0.5
+SEEDS = (0, 3)
+CONTENT: dict[str, Any] = {
+    "dataset": {"name": "tiny", "source": "folder", "path": "images", "size": 8},
+    "threat": {"eps": 0.1},
+    "training": {
+        "target": "small",
+        "guide": "small",
+        "epochs": 3,
+        "batch": 16,
+        "inner": {"steps": 2},
+        "augmentation": {"padding": 0, "flip": False},
+        "validation": {"steps": 2},
+    },
+    "runs": {"at": {"method": "at"}, "dynat": {"method": "at", "labels": "dynamic"}},
+    "seeds": list(SEEDS),
+    "attacks": {
+        "clean": {},
+        "pgd-4": {},
+        "pgd-2": {"images": 20},
+        "pgd-4-last": {"kind": "pgd", "steps": 4, "weights": "last"},
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[Experiment, Paths]:
+    """Two runs of two seeds, trained and attacked; only to be read."""
+    folder = tmp_path_factory.mktemp("done")
+    paths = Paths(folder / "data", folder / "results", folder / "state")
+    image_set = tiny.dataset()
+    data.save(
+        image_set.from_splits(
+            name="tiny",
+            classes=image_set.classes,
+            origin=image_set.origin,
+            train=tiny.images(20, seed=1, noise=NOISY),
+            validation=image_set.validation,
+            test=tiny.images(8, seed=3, noise=NOISY),
+        ),
+        paths.dataset("tiny"),
+    )
+    experiment = of_content(CONTENT, "tests")
+    for run in experiment.runs:
+        for seed in SEEDS:
+            run_training(experiment.training(run), seed=seed, paths=paths, say=lambda _: None)
+        for attack in experiment.attacks:
+            run_evaluation(experiment.evaluation(run, attack), paths=paths, say=lambda _: None)
+        write_metrics(paths.run("tests", run), list(experiment.attacks))
+    return experiment, paths
+
+
+@pytest.fixture(scope="module")
+def exported(done: tuple[Experiment, Paths], tmp_path_factory: pytest.TempPathFactory) -> ExportFiles:
+    experiment, paths = done
+    out = tmp_path_factory.mktemp("exported")
+    export_run(experiment, "dynat", paths, out=out, say=lambda _: None)
+    return ExportFiles(out)
+
+
+def metrics_of(done: tuple[Experiment, Paths], run: str) -> RunMetrics:
+    return read_metrics(done[1].run_files("tests", run))
+
+
+def example(exported: ExportFiles) -> str:
+    block = re.search(r"```python\n(.*?)```", exported.card.read_text(), re.DOTALL)
+    assert block
+    return block[1]
+
+
+def answers(exported: ExportFiles, image_set: torch.Tensor) -> list[int]:
+    """The predictions of the card's example on these images, in a process without dynat."""
+    save_file({"images": image_set}, exported.folder / "input.safetensors")
+    code = f"""
+import sys
+sys.modules["dynat"] = None
+from safetensors.torch import load_file as read
+images = read("input.safetensors")["images"]
+{example(exported)}
+print(logits.argmax(1).tolist())
+"""
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=exported.folder, check=True, capture_output=True, text=True)
+    predictions: list[int] = json.loads(done.stdout)
+    return predictions
+
+
+def predictions(paths: Paths, seed: int) -> list[int]:
+    with paths.outcome("tests", "dynat", "clean").open() as file:
+        return [int(row["prediction"]) for row in csv.DictReader(file) if int(row["seed"]) == seed]
+
+
+def test_the_example_runs_as_printed_and_without_this_package(
+    done: tuple[Experiment, Paths], exported: ExportFiles
+) -> None:
+    assert len([line for line in example(exported).splitlines() if line]) == 5
+    image_set = to_pixels(data.load(done[1].dataset("tiny")).test.images)
+    own = predictions(done[1], seed=0)
+    assert answers(exported, image_set) == own
+    assert own != predictions(done[1], seed=3), "the other seed predicts otherwise"
+
+
+def test_a_third_party_network_is_exported_with_its_normalization(
+    done: tuple[Experiment, Paths], tmp_path: Path, dynat: Dynat
+) -> None:
+    """Also from the command line, by the folder of the evaluation."""
+    torch.manual_seed(5)
+    theirs = models.build("small", classes=tiny.CLASSES, channels=1)
+    torch.save(theirs.state_dict(), tmp_path / "theirs.pt")
+    request = CheckpointRequest(
+        file=tmp_path / "theirs.pt",
+        arch="small",
+        dataset="tiny",
+        attacks=("pgd-4",),
+        threat={"eps": 0.1},
+        settings={},
+        normalization={"mean": 0.7, "std": 0.1},
+    )
+    paths = SingleRunPaths(done[1].data, tmp_path / "evaluated", tmp_path / "state")
+    evaluate_checkpoint(request, name="theirs", paths=paths, say=lambda _: None)
+    code, printed = dynat("export", tmp_path / "evaluated", "--out", tmp_path / "export")
+    assert code == 0 and "card.md, target-seed0.safetensors" in printed
+    exported = ExportFiles(tmp_path / "export")
+    image_set = to_pixels(data.load(done[1].dataset("tiny")).test.images)
+    with evaluating(theirs), torch.no_grad():
+        expected, bare = (theirs(x).argmax(1).tolist() for x in ((image_set - 0.7) / 0.1, image_set))
+    assert answers(exported, image_set) == expected != bare
+    text = exported.card.read_text()
+    assert "Trained elsewhere: its training data" in text and "No test image was used to choose anything" not in text
+
+
+OUR_NETWORKS = [name for name, where in registry.NETWORKS.items() if "<" not in name and where.startswith("dynat.")]
+
+
+@pytest.mark.parametrize("name", [*OUR_NETWORKS, "wrn10-2"])
+def test_the_code_of_every_network_needs_torch_alone(name: str) -> None:
+    """It is exported as a file by itself."""
+    for module in (registry.network_entry(name)[0].partition(":")[0], "dynat.nn.normalize"):
+        tree = ast.parse((PACKAGE.parent / f"{module.replace('.', '/')}.py").read_text())
+        imported = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+        imported |= {str(node.module) for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+        assert {each.partition(".")[0] for each in imported} <= {"__future__", "collections", "math", "torch"}
+
+
+def test_the_files_are_those_of_the_run(done: tuple[Experiment, Paths], exported: ExportFiles) -> None:
+    text = exported.card.read_text()
+    for seed in SEEDS:
+        content = exported.weights(seed).read_bytes()
+        assert content == done[1].seed_files("tests", "dynat", seed).target().read_bytes()
+        assert hashlib.sha256(content).hexdigest() in text
+    files = {file.name for file in exported.folder.iterdir()} - {"input.safetensors", "__pycache__"}
+    weights = {f"target-seed{seed}.safetensors" for seed in SEEDS}
+    assert files == {"card.md", "row.tex", "network.py", *weights}, "no claim without AutoAttack"
+
+
+def test_the_table_of_the_card_is_that_of_the_metrics(done: tuple[Experiment, Paths], exported: ExportFiles) -> None:
+    text, metrics = exported.card.read_text(), metrics_of(done, "dynat")
+    for title, name in (
+        ("Clean", "clean"),
+        ("PGD-4", "pgd-4"),
+        ("PGD-2", "pgd-2"),
+        ("pgd-4-last, last epoch", "pgd-4-last"),
+    ):
+        cell = metrics.attacks[name]
+        assert cell.std is not None
+        line = next(line for line in text.splitlines() if line.startswith(f"| {title} "))
+        shown = (
+            f"{100 * cell.mean:.1f} % ± {100 * cell.std:.1f}",
+            f"{100 * cell.low:.1f}–{100 * cell.high:.1f}",
+        )
+        assert all(f" {part} |" in line for part in (*shown, str(cell.n), "0, 3"))
+
+
+def test_the_row_is_the_line_of_the_table_without_its_marks(
+    done: tuple[Experiment, Paths], exported: ExportFiles
+) -> None:
+    experiment, paths = done
+    metrics = {run: metrics_of(done, run) for run in experiment.runs}
+    compared = compare(paths.experiment("tests"), metrics, tables.columns(experiment, metrics))
+    whole = latex.to_tex(tables.build(experiment, metrics, compared))
+    (line,) = (line.strip() for line in whole.splitlines() if line.strip().startswith(r"\texttt{dynat}"))
+    plain = re.sub(r"\\textbf\{(.*?)\}|\$\^\{\\d?dagger\}\$", lambda mark: mark[1] or "", line)
+    *comments, row = exported.row.read_text().splitlines()
+    assert row == plain
+    assert all(comment.startswith("% ") for comment in comments)
+    assert "Bold" not in comments[-1] and "n = 40 test images unless the column says otherwise" in comments[-1]
+
+
+# --- limits and warnings --------------------------------------------------------------------------------------
+
+
+def with_autoattack(
+    metrics: RunMetrics, *, kind: str = "autoattack", eps: float | None = None, **over: Any
+) -> RunMetrics:
+    """The metrics as if the fewest images had been attacked by AutoAttack."""
+    cell = metrics.attacks["pgd-2"]
+    attack = cell.attack.model_copy(update={"kind": kind, "eps": cell.attack.eps if eps is None else eps})
+    changed = cell.model_copy(update={"attack": attack, **over})
+    return metrics.model_copy(update={"attacks": {**metrics.attacks, "autoattack": changed}})
+
+
+def with_check(metrics: RunMetrics, *, passed: bool, detail: str) -> RunMetrics:
+    sanity = SanityMetrics(checks={"steps": Check(passed=passed, detail=detail)}, curves=Curves(eps=(), steps=()))
+    return metrics.model_copy(update={"sanity": sanity})
+
+
+def in_ball(metrics: RunMetrics, *, eps: float, dataset: str = "") -> RunMetrics:
+    """The metrics as if radius and data set were others."""
+    update: dict[str, Any] = {"threat": metrics.threat.model_copy(update={"eps": eps})}
+    if dataset:
+        update["dataset"] = metrics.dataset.model_copy(update={"name": dataset})
+    return metrics.model_copy(update=update)
+
+
+def with_every_attack_at(metrics: RunMetrics, eps: float) -> RunMetrics:
+    attacks = {
+        name: cell.model_copy(update={"attack": cell.attack.model_copy(update={"eps": eps})})
+        for name, cell in metrics.attacks.items()
+    }
+    return metrics.model_copy(update={"attacks": attacks})
+
+
+def one_seed(metrics: RunMetrics) -> RunMetrics:
+    return metrics.model_copy(update={"seeds": (0,), "training": {0: metrics.training[0]}})
+
+
+def card_of(metrics: RunMetrics) -> str:
+    weights = {seed: model_card.Weights(f"target-seed{seed}.safetensors", "0" * 64, None) for seed in metrics.seeds}
+    return model_card.to_markdown(model_card.ExportedRun(metrics=metrics, weights=weights, example="pass", sources=()))
+
+
+Change = Callable[[RunMetrics], RunMetrics]
+SHOWN: dict[str, tuple[Change, str]] = {
+    "no AutoAttack": (lambda m: m, "AutoAttack was not run in this ball. PGD alone often overestimates"),
+    "AutoAttack in another ball": (lambda m: with_autoattack(m, eps=0.01), "AutoAttack was not run in this ball"),
+    "few images": (with_autoattack, "AutoAttack evaluated the first 20 of 40 test images: its accuracy is "),
+    "a warning": (
+        lambda m: with_autoattack(m, warnings=("it seems to be a randomized defense",)),
+        "AutoAttack warned: it seems to be a randomized defense",
+    ),
+    "rejected examples": (
+        lambda m: with_autoattack(m, rejected_examples=3),
+        "AutoAttack returned 3 images outside the ball",
+    ),
+    "no sanity checks": (lambda m: m, "No sanity checks were run on it."),
+    "a failed sanity check": (
+        lambda m: with_check(m, passed=False, detail="61 to 64"),
+        "**Sanity checks failed (More steps never raise accuracy): do not quote its robust accuracy.**",
+    ),
+    "one seed": (one_seed, "One seed: how much another"),
+    "no leaderboard": (lambda m: m, "RobustBench has no leaderboard for this data set"),
+    "another radius": (
+        lambda m: in_ball(m, eps=0.031, dataset="cifar10"),
+        "RobustBench compares at ε = 8/255; this is another radius.",
+    ),
+    "a guide": (lambda m: m, "The guide, which labeled images in training, is not exported"),
+    "the last epoch": (lambda m: m, "Rows marked last epoch are about weights that are not exported"),
+}
+
+
+@pytest.mark.parametrize("what", SHOWN)
+def test_the_card_shows_limits_and_warnings(what: str, done: tuple[Experiment, Paths]) -> None:
+    change, sentence = SHOWN[what]
+    assert sentence in card_of(change(metrics_of(done, "dynat")))
+
+
+def test_limits_that_do_not_apply_are_not_shown(done: tuple[Experiment, Paths]) -> None:
+    metrics = with_autoattack(metrics_of(done, "at"), n=40)
+    metrics = with_check(metrics, passed=True, detail="61 to 61")
+    metrics = with_every_attack_at(in_ball(metrics, eps=8 / 255, dataset="cifar10"), 8 / 255)
+    text = card_of(metrics)
+    for sentence in (
+        "was not run",
+        "evaluated the first",
+        "failed",
+        "One seed",
+        "leaderboard",
+        "another radius",
+        "guide, which",
+    ):
+        assert sentence not in text
+    assert "* passed: More steps never raise accuracy (61 to 61)" in text
+
+
+# Every field of RobustBench's model_info of a network in an Lp ball, but `external`, which its maintainers fill in.
+FIELDS = {
+    "link", "name", "authors", "additional_data", "number_forward_passes", "dataset", "venue", "architecture", "eps",
+    "clean_acc", "reported", "autoattack_acc", "footnote", "unreliable",
+}  # fmt: skip
+
+
+def test_the_claim_is_in_robustbenchs_form_and_of_one_seed(done: tuple[Experiment, Paths]) -> None:
+    metrics = with_autoattack(in_ball(metrics_of(done, "dynat"), eps=8 / 255), eps=8 / 255)
+    for seed in SEEDS:
+        claim = model_card.claim(metrics, seed)
+        assert claim is not None and set(claim.model_dump()) == FIELDS
+        robust = f"{100 * metrics.attacks['autoattack'].per_seed[seed]:.2f}"
+        assert claim.autoattack_acc == claim.reported == robust
+        assert claim.clean_acc == f"{100 * metrics.attacks['clean'].per_seed[seed]:.2f}"
+        assert claim.eps == "8/255" and claim.additional_data is False and claim.unreliable is False
+        assert "first 20 of 40 test images" in claim.footnote
+    warned = model_card.claim(with_autoattack(metrics_of(done, "dynat"), warnings=("zero gradient",)), 0)
+    assert warned is not None and warned.unreliable is True
+    assert model_card.claim(metrics_of(done, "dynat"), 0) is None
+    assert model_card.architecture("wrn34-10") == "WideResNet-34-10"
+
+
+def test_the_claim_of_an_earlier_export_is_deleted(done: tuple[Experiment, Paths], tmp_path: Path) -> None:
+    claim = ExportFiles(tmp_path).claim(0)
+    claim.write_text("{}")
+    export_run(done[0], "at", done[1], out=tmp_path, say=lambda _: None)
+    assert not claim.exists()
+
+
+def test_a_missing_run_is_named(dynat: Dynat, tmp_path: Path) -> None:
+    code, printed = dynat("export", "dynta")
+    assert code == 2 and "unknown run 'dynta': did you mean 'dynat'?" in printed
+    code, printed = dynat("export", "dynat", "--results", tmp_path, "--out", tmp_path / "out")
+    assert code == 2 and "metrics.json: no such file; make it with: snakemake" in printed
+    assert not (tmp_path / "out").exists()
