@@ -88,11 +88,11 @@ RUN --mount=type=bind,from=environment,source=/opt/uv,target=/opt/uv \
 
 ARG VERSION=0.1.0
 ARG REVISION=unknown
+# No label `licenses`: it would speak for all packages in the image, and MIT is the license of this project alone.
 LABEL org.opencontainers.image.title="dynat" \
       org.opencontainers.image.description="Dynamic Label Adversarial Training and its baselines, from data to report" \
       org.opencontainers.image.version="$VERSION" \
       org.opencontainers.image.revision="$REVISION" \
-      org.opencontainers.image.licenses="MIT" \
       org.opencontainers.image.documentation="docs/container.md"
 
 USER 1000:1000

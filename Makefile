@@ -10,8 +10,8 @@ export UV_LINK_MODE ?= copy
 # Compile bytecode once, at installation: otherwise each short job of the pipeline may compile torch again.
 export UV_COMPILE_BYTECODE ?= 1
 
-.PHONY: help env run test test-slow lint image-check slurm-check lock readme manual bench bench-step bench-memory bench-dag \
-	bench-evaluation bench-verdicts bench-gpu clean
+.PHONY: help env run test test-slow lint storm audit image-check slurm-check lock readme manual bench bench-step bench-memory \
+	bench-dag bench-evaluation bench-verdicts bench-gpu clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -41,6 +41,12 @@ lint: $(STAMP) ## check the code: ruff, mypy, snakefmt, snakemake --lint
 	@mypy
 	@snakefmt --check workflow
 	@snakemake --lint
+
+storm: $(STAMP) ## kill jobs, flip bits, fill a disk, and check every result (docs/reliability.md)
+	@python tools/storm.py
+
+audit: $(STAMP) ## licenses of the installed packages, and known vulnerabilities where pip-audit is installed
+	@python tools/audit.py
 
 image-check: $(STAMP) ## build and test the container image (docs/container.md)
 	@python tools/image_check.py

@@ -1,4 +1,4 @@
-"""Projected gradient descent (Madry et al. 2018): the inner attack of every method and of every first-order attack.
+"""Projected gradient descent (Madry et al. 2018), for the inner attack of every method and for first-order attacks.
 
 It maximizes an objective of the logits, and stays in the ball and in [0,1]. Projection to the ball comes first, then
 the clamp, as in TRADES, LBGAT and the DYNAT release.
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from dynat.nn.modes import evaluating, frozen
 
 Objective = Callable[[Tensor], Tensor]
-"""Logits to a loss per image, to be made large."""
+"""Maps logits to one loss per image; PGD maximizes it."""
 
 
 @dataclass(frozen=True)
@@ -25,30 +25,30 @@ class Ball:
     norm: str
     eps: float
 
-    def project(self, candidate: Tensor, centre: Tensor) -> Tensor:
+    def project(self, candidate: Tensor, center: Tensor) -> Tensor:
         """The nearest image in the ball, then clamped to [0,1]."""
-        offset = candidate - centre
+        offset = candidate - center
         if self.norm == "linf":
             offset = offset.clamp(-self.eps, self.eps)
         else:
             offset = offset * (self.eps / _length(offset)).clamp(max=1.0)
-        return (centre + offset).clamp(0.0, 1.0)
+        return (center + offset).clamp(0.0, 1.0)
 
     def ascend(self, point: Tensor, gradient: Tensor, step_size: float) -> Tensor:
-        """One step of steepest ascent for this norm: the sign, or the normalised gradient."""
+        """One step of steepest ascent for this norm: the sign, or the normalized gradient."""
         direction = gradient.sign() if self.norm == "linf" else gradient / _length(gradient)
         return point + step_size * direction
 
-    def sample(self, centre: Tensor, generator: torch.Generator) -> Tensor:
+    def sample(self, center: Tensor, generator: torch.Generator) -> Tensor:
         """A random image of the ball, uniform in volume, clamped to [0,1]."""
         if self.norm == "linf":
-            offset = (2 * _uniform(centre, generator) - 1) * self.eps
+            offset = (2 * _uniform(center, generator) - 1) * self.eps
         else:
-            direction = torch.empty_like(centre).normal_(generator=generator)
-            share = torch.rand(len(centre), generator=generator, device=centre.device)
-            radius = share.pow(1.0 / centre[0].numel()).view(-1, 1, 1, 1)
+            direction = torch.empty_like(center).normal_(generator=generator)
+            share = torch.rand(len(center), generator=generator, device=center.device)
+            radius = share.pow(1.0 / center[0].numel()).view(-1, 1, 1, 1)
             offset = direction / _length(direction) * radius * self.eps
-        return (centre + offset).clamp(0.0, 1.0)
+        return (center + offset).clamp(0.0, 1.0)
 
     def distance(self, a: Tensor, b: Tensor) -> Tensor:
         """How far apart two batches are, image by image."""
@@ -57,7 +57,7 @@ class Ball:
 
 
 def starting_point(images: Tensor, ball: Ball, start: str, generator: torch.Generator) -> Tensor:
-    """Where PGD begins: all that is random about it."""
+    """The starting point of PGD, its only random part."""
     if start == "gauss":  # as in TRADES: tiny, and not clamped before the first forward
         return images + 0.001 * torch.empty_like(images).normal_(generator=generator)
     return ball.sample(images, generator) if start == "uniform" else images.clone()
@@ -77,8 +77,9 @@ def pgd(
 ) -> Tensor:
     """Images in the ball around `images` on which the objective is large, by gradient ascent from `start`.
 
-    The model is in evaluation mode meanwhile and only the image gets a gradient. `observe` is called with the logits
-    of every iterate before its update; an image for which `stop` has returned true once is not moved any more.
+    During the attack the model is in evaluation mode, and gradients are computed for the images only. `observe` is
+    called with the logits of every iterate before its update; an image for which `stop` has returned true once is not
+    moved any more.
     """
     adversarial = start
     finished = torch.zeros(len(images), dtype=torch.bool, device=images.device)

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from dynat.config import DatasetConfig, registry
@@ -19,9 +20,10 @@ PACKAGE = Path(__file__).parent
 
 # The config's code is not among them: what it resolves to is part of every digest and every rule's params. Nor is
 # `runtime`: it moves bytes and chooses devices, and computes nothing.
-_TRAINING = ("data/images.py", "data/augmentation.py", "nn", "models", "pgd.py", "training")
+_TRAINING = ("prepared.py", "data/images.py", "data/augmentation.py", "nn", "models", "pgd.py", "training")
 _METHOD_BASE = ("methods/__init__.py", "methods/base.py")
 _EVALUATION = (
+    "prepared.py",
     "data/images.py",
     "nn",
     "models",
@@ -55,7 +57,7 @@ def sanity_sources() -> list[Path]:
 
 def data_sources(source: str) -> list[Path]:
     """The files on which a prepared data set depends."""
-    return [*_files(("data/images.py",)), _module_file(registry.SOURCES[source])]
+    return [*_files(("prepared.py", "data/images.py")), _module_file(registry.SOURCES[source])]
 
 
 def listing(dataset: DatasetConfig) -> str:
@@ -63,10 +65,20 @@ def listing(dataset: DatasetConfig) -> str:
     if dataset.source != "folder" or dataset.path is None:
         return ""
     root = Path(dataset.path).expanduser()
-    files = sorted(
-        (file.relative_to(root).as_posix(), file.stat().st_size) for file in root.rglob("*") if file.is_file()
-    )
+    files = sorted((file.relative_to(root).as_posix(), file.stat().st_size) for file in _regular_files(root))
     return hashlib.sha256(repr(files).encode()).hexdigest()[:16] if files else ""
+
+
+def _regular_files(root: Path) -> Iterator[Path]:
+    """All files below `root`, also in folders that are links, each folder once."""
+    seen: set[tuple[int, int]] = set()
+    for folder, subfolders, names in os.walk(root, followlinks=True):
+        status = Path(folder).stat()
+        if (status.st_dev, status.st_ino) in seen:  # a link to a folder above it
+            subfolders.clear()
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        yield from (file for name in names if (file := Path(folder, name)).is_file())
 
 
 def metrics_sources() -> list[Path]:

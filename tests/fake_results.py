@@ -9,6 +9,7 @@ import numpy as np
 import yaml
 
 from dynat.config import AttackConfig, Checkpoint, Experiment, Run, ThreatModel, load, registry
+from dynat.results.csv_files import TableContent
 from dynat.results.history import write_history
 from dynat.results.outcomes import Examples, Verdicts, write_examples
 from dynat.results.outcomes import write_outcome as write_outcome_files
@@ -207,9 +208,11 @@ def dataset(classes: list[str], name: str = "digits") -> DatasetInfo:
 def write_training(files: SeedFiles, **over: Any) -> None:
     """config.json and history.csv of a seed of the run whose folder this is."""
     seed = int(files.folder.name.removeprefix("seed"))
+    if files.history.exists():
+        over = {"table": TableContent.of(files.history.read_bytes()), **over}
+    else:
+        over = {"table": write_history(files.history, HISTORY), **over}
     write_record(files.config, training_record(files.folder.parent.name, seed, **over))
-    if not files.history.exists():
-        write_history(files.history, HISTORY)
 
 
 def _write_training(files: SeedFiles, plan: Experiment, name: str, seed: int, classes: int) -> None:

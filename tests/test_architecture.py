@@ -22,7 +22,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 # From the ground up. No module imports from a layer above; two in one line do not import each other.
 LAYERS: list[set[str]] = [
     {"runtime"},
-    {"config"},
+    {"config", "prepared"},
     {"provenance", "data", "nn", "results"},
     {"models", "pgd", "report"},
     {"checkpoints", "methods"},
@@ -81,6 +81,7 @@ def test_training_never_imports_evaluation_attacks() -> None:
 LIGHT = {
     "dynat.config": ("torch", "pandas", "snakemake"),
     "dynat.provenance": ("torch", "pandas"),
+    "dynat.jobs.preflight": ("torch", "pandas"),
     "dynat.results.paths": ("torch", "pydantic"),
     "dynat.cli": ("torch", "pandas", "sklearn"),
     "dynat.report": ("torch",),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import random
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -255,11 +257,54 @@ def test_an_evaluation_killed_between_batches_resumes(
     assert all(torch.equal(resumed.examples[name], value) for name, value in whole.examples.items())
 
 
-def test_a_damaged_batch_is_evaluated_again(mlp: nn.Module, noisy_images: LabeledImages, tmp_path: Path) -> None:
+@pytest.mark.parametrize("damage", ["other content", "cut", "a flipped bit"])
+def test_a_damaged_batch_is_set_aside_and_evaluated_again(
+    damage: str, mlp: nn.Module, noisy_images: LabeledImages, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     whole = evaluate(mlp, noisy_images, attack(), state=tmp_path)
-    (tmp_path / "batch-00001.pt").write_bytes(b"PK half a zip")
+    file = tmp_path / "batch-00001.pt"
+    content = file.read_bytes()
+    place = content.index(whole.columns["margin"][16:32].numpy().tobytes())
+    flipped = content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :]
+    file.write_bytes({"other content": b"PK half a zip", "cut": content[:-1], "a flipped bit": flipped}[damage])
     again = evaluate(mlp, noisy_images, attack(), state=tmp_path)
     assert torch.equal(again.columns["margin"], whole.columns["margin"])
+    assert f"dynat: {file} is damaged" in capsys.readouterr().err
+    assert (tmp_path / "batch-00001.pt.damaged").exists() and Evaluation.load(file) is not None
+
+
+def test_a_flipped_bit_anywhere_in_a_batch_is_noticed(
+    mlp: nn.Module, noisy_images: LabeledImages, tmp_path: Path
+) -> None:
+    """One bit in each 64th of the file: torch itself reads most of them, and some as other verdicts."""
+    evaluate(mlp, noisy_images.first(16), attack(), state=tmp_path)
+    (file,) = tmp_path.glob("batch-*.pt")
+    whole, bits = file.read_bytes(), random.Random(0)
+    for part in range(64):
+        damaged = bytearray(whole)
+        damaged[(part * len(whole) + bits.randrange(len(whole))) // 64] ^= 1 << bits.randrange(8)
+        file.write_bytes(damaged)
+        assert Evaluation.load(file) is None
+
+
+FULL_DISK = """
+import resource, signal, sys, torch
+from pathlib import Path
+from dynat.attacks import Evaluation
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))
+try:
+    Evaluation({"label": torch.zeros(10**5)}, {}).save(Path(sys.argv[1]))
+except OSError as error:
+    print(error)
+"""
+
+
+def test_a_full_disk_names_the_batch(tmp_path: Path) -> None:
+    file = tmp_path / "batch-00000.pt"
+    done = subprocess.run([sys.executable, "-c", FULL_DISK, str(file)], check=True, capture_output=True, text=True)
+    assert done.stdout == f"[Errno 27] File too large: '{file}'\n"
+    assert not any(tmp_path.iterdir())
 
 
 # --- first-order attacks --------------------------------------------------------------------------------------

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import pickle
 import shutil
+import socket
 import tarfile
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -20,7 +23,7 @@ import torch
 from torchvision.datasets import CIFAR10, CIFAR100
 
 from dynat.config import DatasetConfig
-from dynat.data import DataError, load, prepare
+from dynat.data import DataError, download, load, prepare
 
 
 def release(reader: Any, per_batch: int = 20) -> dict[str, bytes]:
@@ -92,6 +95,7 @@ def check_cifar(folder: Path) -> None:
     rows = pickle.loads(release(reader)[reader.test_list[0][0]])["data"]
     assert torch.equal(read.test.images, torch.from_numpy(rows.reshape(-1, 3, 32, 32)))
     assert read.test.labels.tolist() == [number % 10 for number in range(20)]
+    assert read.test_order == "official", "the first 1,000 are those of other papers"
 
 
 def test_cifar_is_downloaded_once(archive: Path, mirror: str, tmp_path: Path) -> None:
@@ -128,7 +132,7 @@ def test_a_corrupt_download_is_not_accepted(damage: str, archive: Path, mirror: 
     check_cifar(prepare(config, tmp_path / "data"))
 
 
-@pytest.mark.parametrize("url", ["http://127.0.0.1:9/nothing/", "http://no-such-host.invalid", "nonsense"])
+@pytest.mark.parametrize("url", ["http://127.0.0.1:9/nothing/", "http://no-such-host.invalid"])
 def test_a_failed_download_names_file_url_and_remedies(url: str, archive: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError) as caught:
         prepare(cifar(archive, mirror=url), tmp_path / "data")
@@ -136,6 +140,54 @@ def test_a_failed_download_names_file_url_and_remedies(url: str, archive: Path, 
         assert part in str(caught.value)
     for remedy in ("Try again", "dataset.mirror", "dataset.path"):
         assert remedy in str(caught.value)
+
+
+@pytest.mark.parametrize("url", ["nonsense", "file:///etc", "ftp://127.0.0.1"])
+def test_a_mirror_is_a_web_server(url: str, archive: Path) -> None:
+    with pytest.raises(ValueError, match=r"is not a URL that starts with http:// or https://"):
+        cifar(archive, mirror=url)
+
+
+def drip_headers(connection: socket.socket) -> None:
+    connection.sendall(b"HTTP/1.1 200 OK\r\nX-Slow: ")
+    drip(connection)
+
+
+def drip_content(connection: socket.socket) -> None:
+    connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n")
+    drip(connection)
+
+
+def drip(connection: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        for _ in range(100):
+            connection.sendall(b"x")
+            time.sleep(0.05)
+
+
+@pytest.mark.parametrize("answer", [drip_headers, drip_content])
+def test_a_server_that_drips_is_given_up(
+    answer: Callable[[socket.socket], None], archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A byte now and then is no silence: every read succeeds, and the download would take years."""
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    monkeypatch.setattr(download, "WINDOW", 0.3)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def serve() -> None:
+            connection, _ = server.accept()
+            with connection:
+                answer(connection)
+
+        threading.Thread(target=serve, daemon=True).start()
+        started = time.monotonic()
+        url = f"http://127.0.0.1:{server.getsockname()[1]}"
+        with pytest.raises(
+            DataError, match=r"could not be fetched .*the server sent only \d+ bytes in 0\.3 s.*Try again"
+        ):
+            prepare(cifar(archive, mirror=url), tmp_path / "data")
+    assert time.monotonic() - started < 3
+    assert list((tmp_path / "data" / "downloads").iterdir()) == [], "no draft is left"
 
 
 def test_a_corrupt_local_archive(archive: Path, tmp_path: Path) -> None:

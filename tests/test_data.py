@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,16 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 from dynat.config import DatasetConfig
 from dynat.data import DataError, Dataset, LabeledImages, augment, load, prepare, save, split, to_pixels
 from dynat.data.augmentation import crop
+from dynat.data.images import stratified
+from dynat.jobs.preflight import check_prepared_data
+from dynat.runtime.errors import UserError
 
 
 def image_set(count: int, *, seed: int = 0, classes: int = 3) -> LabeledImages:
@@ -94,6 +100,39 @@ def test_a_split_depends_on_the_seed_alone() -> None:
     assert torch.equal(first[1], split(labels, 0.2, 7)[1])
     assert not torch.equal(first[1], split(labels, 0.2, 8)[1])
     assert first[1].tolist() == [6, 20, 21, 23, 24, 32, 37, 39]
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    counts=st.lists(st.integers(1, 40), min_size=1, max_size=6),
+    equal=st.booleans(),
+    shuffle=st.randoms(use_true_random=False),
+)
+def test_every_first_n_of_a_stratified_order_hold_each_class_in_its_share(
+    counts: list[int], equal: bool, shuffle: Any
+) -> None:
+    counts = [counts[0]] * len(counts) if equal else counts
+    flat = [label for label, count in enumerate(counts) for _ in range(count)]
+    shuffle.shuffle(flat)
+    images = torch.arange(len(flat)).to(torch.uint8).view(-1, 1, 1, 1)
+    ordered = stratified(LabeledImages(images, torch.tensor(flat)))
+    numbers = ordered.images.flatten().tolist()
+    assert sorted(numbers) == list(range(len(flat))), "every image once"
+    assert ordered.labels.tolist() == [flat[number] for number in numbers]
+    share = torch.tensor(counts) / len(flat)
+    for n in range(1, len(flat) + 1):
+        found = torch.bincount(ordered.labels[:n], minlength=len(counts))
+        assert ((found - n * share).abs() <= 0.5 + share * len(counts) / 2 + 1e-4).all()
+        assert not equal or found.max() - found.min() <= 1
+
+
+def test_the_stratified_order_is_fixed() -> None:
+    """The literal fails if a change of algorithm or library would change which images "the first n" are."""
+    torch.manual_seed(1)
+    np.random.seed(1)
+    ordered = stratified(LabeledImages(torch.arange(12, dtype=torch.uint8).view(-1, 1, 1, 1), torch.arange(12) // 4))
+    assert ordered.images.flatten().tolist() == [11, 3, 6, 2, 8, 7, 1, 4, 10, 0, 5, 9]
+    assert ordered.labels.view(4, 3).sort().values.tolist() == [[0, 1, 2]] * 4
 
 
 def test_a_class_of_one_image_cannot_be_split() -> None:
@@ -251,6 +290,120 @@ def test_files_of_two_data_sets_are_refused(tmp_path: Path) -> None:
         load(tmp_path / "a")
 
 
+def change_tensor(file: Path, name: str, change: Any) -> None:
+    """Change a tensor of a safetensors file; its notes, with the digest of the original, stay."""
+    with safe_open(file, framework="pt") as opened:
+        notes, tensors = opened.metadata(), {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118
+    tensors[name] = change(tensors[name])
+    save_file(tensors, file, notes)
+
+
+def flip(place: int, value: int) -> Any:
+    def change(tensor: Tensor) -> Tensor:
+        tensor.view(-1)[place] = value
+        return tensor
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("tensor", "change", "reason"),
+    [
+        ("train.images", flip(17, 3), "the SHA-256 differs"),
+        ("validation.labels", flip(1, 2), "the SHA-256 differs"),
+        ("train.labels", flip(1, 77), "train: label 77 is not one of 3 classes"),
+        ("test.labels", flip(0, -1), "test: label -1 is not one of 3 classes"),
+        ("test.images", lambda images: images.float(), r"test: images are float32 of shape \(3, 4, 5\), not uint8"),
+        ("train.images", lambda images: images[:, :, :, :2].contiguous(), r"not uint8 of shape \(3, 4, 5\)"),
+        ("train.labels", lambda labels: labels.int(), "9 images, but labels are int32"),
+        ("train.labels", lambda labels: labels[:5].contiguous(), r"9 images, but labels are int64 of shape \(5,\)"),
+    ],
+)
+def test_changed_images_and_labels_are_refused(tensor: str, change: Any, reason: str, tmp_path: Path) -> None:
+    save(dataset(), tmp_path)
+    change_tensor(tmp_path / "images.safetensors", tensor, change)
+    with pytest.raises(
+        DataError, match=rf"images.safetensors: damaged or cut short \(.*{reason}.*make it again: dynat da"
+    ):
+        load(tmp_path)
+    with pytest.raises(DataError, match=reason):
+        check_prepared_data(tmp_path)
+
+
+def test_every_flipped_bit_is_noticed(tmp_path: Path) -> None:
+    save(dataset(), tmp_path)
+    file = tmp_path / "images.safetensors"
+    whole = file.read_bytes()
+    start = 8 + int.from_bytes(whole[:8], "little")  # after the header, whose padding may be any white space
+    for place in range(start, len(whole), 7):
+        damaged = bytearray(whole)
+        damaged[place] ^= 1 << place % 8
+        file.write_bytes(damaged)
+        with pytest.raises(DataError, match="damaged"):
+            load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "content", ["", "[]", "null", '"text"', "{", "\udcff", '{"format": 2}', '{"format": 2, "name": 3}', "[" * 5000]
+)
+def test_a_damaged_info(content: str, tmp_path: Path) -> None:
+    save(dataset(), tmp_path)
+    (tmp_path / "info.json").write_bytes(content.encode(errors="surrogateescape"))
+    with pytest.raises(DataError, match=r"info.json: damaged or cut short .*make it again"):
+        load(tmp_path)
+
+
+def test_data_prepared_by_an_earlier_version_is_refused(tmp_path: Path) -> None:
+    save(dataset(), tmp_path)
+    info = json.loads((tmp_path / "info.json").read_text())
+    for key in ("format", "test_order", "test_in_train"):
+        del info[key]
+    (tmp_path / "info.json").write_text(json.dumps(info))
+    with pytest.raises(DataError, match=r"info.json: prepared by another version of dynat: format 1, .*make it again"):
+        load(tmp_path)
+
+
+def test_data_that_may_not_be_read_is_not_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save(dataset(), tmp_path)
+    monkeypatch.setattr("os.access", lambda *_: False)  # root may read everything
+    with pytest.raises(UserError, match=r"info.json: permission denied"):
+        load(tmp_path)
+
+
+def test_files_follow_the_umask(tmp_path: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        save(dataset(), tmp_path)
+    finally:
+        os.umask(before)
+    assert {file.name: file.stat().st_mode & 0o777 for file in tmp_path.iterdir()} == {
+        "info.json": 0o640,
+        "images.safetensors": 0o640,
+    }
+
+
+def times(folder: Path) -> dict[str, int]:
+    return {name: (folder / name).stat().st_mtime_ns for name in ("info.json", "images.safetensors")}
+
+
+def test_damaged_data_made_again_is_as_old_as_before(tmp_path: Path) -> None:
+    """Snakemake would train again for a file that is newer than the weights."""
+    save(dataset(), tmp_path)
+    for name in times(tmp_path):
+        os.utime(tmp_path / name, ns=(10**18, 10**18))
+    before, whole = times(tmp_path), (tmp_path / "images.safetensors").read_bytes()
+    save(dataset(), tmp_path)
+    assert times(tmp_path) == before, "nothing to do"
+    change_tensor(tmp_path / "images.safetensors", "train.images", flip(17, 3))
+    save(dataset(), tmp_path)
+    assert times(tmp_path) == before and (tmp_path / "images.safetensors").read_bytes() == whole
+    (tmp_path / "info.json").write_text("{")
+    save(dataset(), tmp_path)
+    assert times(tmp_path)["images.safetensors"] == 10**18, "info.json is small: Snakemake compares its content"
+    save(dataset(seed=3), tmp_path)
+    assert all(time > 10**18 for time in times(tmp_path).values()), "other images are new"
+
+
 # Digits
 
 
@@ -267,6 +420,8 @@ def test_digits(tmp_path: Path) -> None:
     everything = torch.cat([part.images for part in digits.splits.values()])
     # 17 gray levels: truncation instead of rounding would give others
     assert sorted(set(everything.flatten().tolist())) == [round(level * 255 / 16) for level in range(17)]
+    assert (digits.test_order, digits.test_in_train) == ("stratified, seed 0", 0)
+    assert torch.bincount(digits.test.first(50).labels).tolist() == [5] * 10, "what AutoAttack attacks"
     again = prepare(config, tmp_path / "two")
     for name in ("info.json", "images.safetensors"):
         assert (folder / name).read_bytes() == (again / name).read_bytes()

@@ -89,7 +89,7 @@ DIFFERENCES: dict[str, tuple[Change, str]] = {
     ),
     "a warning": (
         lambda m: m["attacks"]["pgd-20"]["warnings"].append("zero gradients"),
-        "at: attacks.pgd-20.warnings: [] in {one}, nothing in {other}",
+        'at: attacks.pgd-20.warnings.1: nothing in {one}, "zero gradients" in {other}',  # 0: a class is missing
     ),
     "no worst case": (lambda m: m.update(worst_case=None), "at: worst_case: nothing in {one}, null in {other}"),
     "one training fewer": (

@@ -4,16 +4,25 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+import signal
 import subprocess
 import sys
+import time
+from datetime import timedelta
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 from torch import nn
 
 from dynat import data
+from dynat.cli import INTERRUPTED
 from dynat.config import Run, registry
+from dynat.runtime import launch
+from dynat.runtime.errors import JobError
+from dynat.training import distributed
 from dynat.training.distributed import Distributed
 from dynat.training.trainer import Trainer
 from tests import tiny
@@ -60,25 +69,17 @@ def trace(run: Run, distributed: Distributed) -> list[float]:
 def main(out: Path) -> None:
     """What each of the processes runs."""
     torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo")
-    distributed = Distributed(torch.distributed.get_rank(), torch.distributed.get_world_size())
-    traces = {name: trace(run, distributed) for name, run in RUNS.items()}
-    (out / f"rank{distributed.rank}.json").write_text(json.dumps(traces))
-    torch.distributed.destroy_process_group()
+    own = Distributed.from_environment()
+    with own.process_group(torch.device("cpu")):
+        traces = {name: trace(run, own) for name, run in RUNS.items()}
+    (out / f"rank{own.rank}.json").write_text(json.dumps(traces))
 
 
 @pytest.fixture(scope="module")
 def in_two(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, list[float]]]:
     out = tmp_path_factory.mktemp("ranks")
-    words = [
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc-per-node=2",
-        "--module",
-        "tests.test_distributed",
-        str(out),
-    ]
-    subprocess.run([sys.executable, "-m", *words], check=True, cwd=Path(__file__).parents[1], capture_output=True)
+    paths = {"PYTHONPATH": str(Path(__file__).parents[1])}
+    launch.run_processes(2, [sys.executable, "-m", "tests.test_distributed", str(out)], paths)
     return [json.loads((out / f"rank{rank}.json").read_text()) for rank in range(2)]
 
 
@@ -126,34 +127,97 @@ if os.environ.get("RANK") == "1" and not Path("died").exists():
 """
 
 
-def test_a_killed_process_stops_the_others_and_the_training_resumes(tmp_path: Path) -> None:
-    data.save(tiny.dataset(), tmp_path / "data" / "tiny")
-    (tmp_path / "kills_itself.py").write_text(KILLS_ITSELF)
-    run = tiny.dynat(epochs=40, gpus=2, validation={"every": 40, "steps": 1})
-    spec = {"preset": "tests", "name": "some-run", "data": "tiny", "threat": {"eps": 0.05}, "plugins": ["kills_itself"]}
+def job(folder: Path, *, epochs: int = 40, plugins: tuple[str, ...] = ()) -> list[str]:
+    """The command of a training in two processes, in a folder that has its data."""
+    if not (folder / "data").exists():
+        data.save(tiny.dataset(), folder / "data" / "tiny")
+    run = tiny.dynat(epochs=epochs, gpus=2, validation={"every": epochs, "steps": 1})
+    spec = {"preset": "tests", "name": "some-run", "data": "tiny", "threat": {"eps": 0.05}, "plugins": plugins}
     words = ["dynat", "job", "training", "--device", "cpu", "--spec", json.dumps({**spec, "run": run.model_dump()})]
-    paths = os.pathsep.join([str(tmp_path), str(Path(__file__).parents[1])])
-    outcomes = [
-        subprocess.run(
-            [sys.executable, "-m", *words],
-            cwd=tmp_path,
-            env={**os.environ, "PYTHONPATH": paths},
-            capture_output=True,
-            text=True,
-            timeout=240,
-            check=False,
-        )
-        for _ in range(2)
-    ]
-    killed, again = outcomes
-    assert killed.returncode == 1
-    assert "dynat: process 1 of 2 was killed by signal 9, so the others were stopped" in killed.stderr
-    assert again.returncode == 0, again.stderr
-    assert "resuming from" in again.stdout
-    assert again.stdout.count("epoch 40/40") == 1, "only the main process logs"
+    return [sys.executable, "-m", *words]
+
+
+def start(command: list[str], folder: Path) -> subprocess.Popen[str]:
+    paths = os.pathsep.join([str(folder), str(Path(__file__).parents[1])])
+    pipe = subprocess.PIPE
+    return subprocess.Popen(
+        command, cwd=folder, env={**os.environ, "PYTHONPATH": paths}, stdout=pipe, stderr=pipe, text=True
+    )
+
+
+def finish(process: subprocess.Popen[str]) -> tuple[int, str, str]:
+    """Exit code and output; a process that hangs is killed, so that its test fails."""
+    try:
+        output, errors = process.communicate(timeout=240)
+    finally:
+        process.kill()
+    return process.returncode, output, errors
+
+
+def test_a_killed_process_stops_the_others_and_the_training_resumes(tmp_path: Path) -> None:
+    (tmp_path / "kills_itself.py").write_text(KILLS_ITSELF)
+    command = job(tmp_path, plugins=("kills_itself",))
+    code, _, errors = finish(start(command, tmp_path))
+    assert code == 1
+    assert "dynat: process 1 of 2 was killed by signal 9, so the others were stopped" in errors
+    code, output, errors = finish(start(command, tmp_path))
+    assert code == 0, errors
+    assert "resuming from" in output
+    assert output.count("epoch 40/40") == 1, "only the main process logs"
     history = (tmp_path / "results/tests/some-run/seed0/history.csv").read_text().splitlines()
     assert len(history) == 41
     assert not list((tmp_path / "state" / "trainings").iterdir())
+
+
+def test_the_name_of_the_machine_need_not_resolve(tmp_path: Path) -> None:
+    """As in containers and on laptops. (`unshare` gives the command a machine's name of its own.)"""
+    rename = ["unshare", "--uts", "sh", "-c", 'hostname no-such-name && exec "$@"', "sh"]
+    if not shutil.which("unshare") or subprocess.run([*rename, "true"], capture_output=True, check=False).returncode:
+        pytest.skip("unshare is not permitted here")
+    code, output, errors = finish(start([*rename, *job(tmp_path, epochs=1)], tmp_path))
+    assert code == 0, errors
+    assert "epoch 1/1" in output
+
+
+def while_training(tmp_path: Path) -> tuple[subprocess.Popen[str], list[psutil.Process]]:
+    """A training in two processes that has finished an epoch, and these two."""
+    parent = start(job(tmp_path, epochs=100_000), tmp_path)
+    deadline = time.monotonic() + 120
+    while not list((tmp_path / "state").glob("trainings/*/state.pt")):
+        assert parent.poll() is None and time.monotonic() < deadline, parent.communicate()
+        time.sleep(0.05)
+    workers = psutil.Process(parent.pid).children()
+    assert len(workers) == 2
+    return parent, workers
+
+
+def test_processes_end_with_the_one_that_started_them(tmp_path: Path) -> None:
+    parent, workers = while_training(tmp_path)
+    parent.kill()
+    _, alive = psutil.wait_procs(workers, timeout=20)
+    for worker in alive:
+        worker.kill()
+    parent.communicate()
+    assert not alive
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_all_with_one_line(tmp_path: Path, number: signal.Signals) -> None:
+    parent, workers = while_training(tmp_path)
+    parent.send_signal(number)
+    code, _, errors = finish(parent)
+    assert code == 128 + number
+    assert not [worker for worker in workers if worker.is_running()]
+    assert [line for line in errors.splitlines() if line.startswith("dynat:")] == [f"dynat: {INTERRUPTED}"]
+    assert "Traceback" not in errors and "torchrun" not in errors
+
+
+def test_a_process_without_the_others_gives_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(distributed, "START_LIMIT", timedelta(seconds=1))
+    monkeypatch.setenv(launch.RENDEZVOUS, str(tmp_path / "rendezvous"))
+    monkeypatch.setattr(launch, "end_with_parent", lambda: None)
+    with pytest.raises(JobError, match="process 0 of 2 waited 1 s for the others of this training to start"):
+        Distributed(0, 2)._connect("gloo")
 
 
 if __name__ == "__main__":

@@ -162,8 +162,8 @@ def fake_experiment(fresh: Repository) -> Experiment:
             labels = {"label_accuracy": 0.5 + seed / 10} if run == "dynat" else {}
             first = {"epoch": 1, **labels, "clean": 0.8 + seed / 10, "seconds": 1.0}
             second = {"epoch": 2, **labels, "clean": 0.9, "pgd": 0.5 + seed / 10, "seconds": 1.0}
-            write_history(paths.seed_files("tiny", run, seed).history, [first, second])
-            write_record(paths.seed_files("tiny", run, seed).config, training_record(run, seed))
+            table = write_history(paths.seed_files("tiny", run, seed).history, [first, second])
+            write_record(paths.seed_files("tiny", run, seed).config, training_record(run, seed, table=table))
         write_fake_metrics(paths.run_files("tiny", run), {"clean": 0.98765, "pgd-5": 0.5, "dropped": 0.98765})
     atomic_text(paths.run_accuracy("tiny", "gone"), "{}")
     return experiment
@@ -517,6 +517,8 @@ class KilledCommand:
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
+                # A test run in the background of a shell ignores SIGINT, and its children inherit that.
+                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
             )
         self.wait_for(f"rule {rule}:")
         time.sleep(1)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import csv
-import dataclasses
 import json
+import os
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -16,11 +16,14 @@ from torch import Tensor, nn
 
 from dynat import data, models
 from dynat.attacks import Evaluation, evaluate
-from dynat.config import AttackConfig, registry
+from dynat.config import AttackConfig, load, registry
+from dynat.data.images import stratified
 from dynat.jobs import evaluation as evaluation_job
 from dynat.jobs.checkpoint_warnings import same_shapes
-from dynat.results.paths import RunFiles, SingleRunPaths
+from dynat.jobs.import_checkpoint import run_import
+from dynat.results.paths import Paths, RunFiles, SingleRunPaths
 from dynat.results.statistics import wilson
+from dynat.runtime.errors import UserError
 from tests import tiny
 from tests.helpers import Dynat, Killed, fit
 
@@ -54,7 +57,11 @@ def theirs() -> nn.Module:
 @pytest.fixture
 def paths(tmp_path: Path) -> SingleRunPaths:
     folders = SingleRunPaths(tmp_path / "data", tmp_path / "out", tmp_path / "state")
-    data.save(dataclasses.replace(tiny.dataset(), test=TEST), folders.dataset("tiny"))
+    one = tiny.dataset()
+    noisy = data.Dataset.from_splits(
+        name="tiny", classes=one.classes, origin=one.origin, train=one.train, validation=one.validation, test=TEST
+    )
+    data.save(noisy, folders.dataset("tiny"))
     return folders
 
 
@@ -295,12 +302,44 @@ def test_impossible_requests_are_refused(
 ) -> None:
     code, output = run(**words)
     assert code == 2 and message in output and "Traceback" not in output
-    assert not (paths.results / "outcomes").exists()
+    assert not paths.results.exists() and not paths.state.exists(), "it leaves nothing behind"
+
+
+def test_a_useless_checkpoint_is_refused_before_images_are_prepared(
+    run: Evaluate, paths: SingleRunPaths, tmp_path: Path
+) -> None:
+    (tmp_path / "theirs.pt").write_bytes(b"\x80")
+    code, output = run(dataset="digits")
+    assert code == 2 and "theirs.pt: not a checkpoint, or damaged" in output
+    (tmp_path / "theirs.pt").unlink()
+    os.mkfifo(tmp_path / "theirs.pt")
+    code, output = run(dataset="digits")
+    assert code == 2 and "theirs.pt: is not a regular file but a FIFO" in output
+    assert not paths.dataset("digits").exists() and not paths.results.exists() and not paths.state.exists()
+
+
+def test_a_checkpoint_with_nan_is_not_attacked(
+    run: Evaluate, paths: SingleRunPaths, theirs: nn.Module, tmp_path: Path
+) -> None:
+    weights = dict(theirs.state_dict())
+    weights["8.bias"] = weights["8.bias"] * float("nan")
+    torch.save(weights, tmp_path / "theirs.pt")
+    code, output = run()
+    assert code == 2 and "theirs.pt: 8.bias contains NaN or infinite values, so no accuracy of this" in output
+    assert not paths.results.exists() and not paths.state.exists()
+
+
+def test_a_refused_import_leaves_nothing(paths: SingleRunPaths, theirs: nn.Module, tmp_path: Path) -> None:
+    torch.save({"net": theirs.state_dict() | {"extra": torch.ones(1)}}, tmp_path / "theirs.pt")
+    section = {"theirs": {"file": str(tmp_path / "theirs.pt"), "arch": "small"}}
+    spec = load({"checkpoints": section}).checkpoint_import("theirs").model_copy(update={"data": "tiny"})
+    before = set(tmp_path.rglob("*"))
+    with pytest.raises(UserError, match="unexpected: extra"):
+        run_import(spec, paths=Paths(paths.data, tmp_path / "results", paths.state))
+    assert set(tmp_path.rglob("*")) == before
 
 
 def test_a_data_set_that_a_preset_names_is_prepared(run: Evaluate, paths: SingleRunPaths, tmp_path: Path) -> None:
-    from dynat.config import load
-
     torch.save(models.build("small", classes=10, channels=1).state_dict(), tmp_path / "theirs.pt")
     code, output = run(dataset="digits", images=8, attacks="clean")
     assert code == 0 and "digits: prepared in " in output
@@ -341,10 +380,16 @@ def test_a_path_of_an_image_folder_is_prepared_once(
     assert f"{folder}: prepared in {paths.data}/my-images-" in output and "8 x 8 pixels" in output
     (prepared,) = paths.data.glob("my-images-*")
     dataset = data.load(prepared)
-    assert torch.equal(dataset.test.images[:, 0], TEST.images[TEST.labels.argsort(stable=True)][:, 0])
+    by_class = TEST[TEST.labels.argsort(stable=True)]
+    assert torch.equal(dataset.test.images[:, 0], stratified(by_class).images[:, 0])
     assert (len(dataset.train) > 0) == ("train" in layout)
     code, output = run(**words)
     assert code == 0 and "prepared in" not in output, "prepared once"
+    (prepared / "images.safetensors").write_bytes(b"damaged")
+    code, output = run(**words)
+    assert code == 0 and "images.safetensors: damaged or cut short" in output and "prepared again" in output
+    assert data.load(prepared).digest == dataset.digest
+    assert ("test images are also training" in output) == ("train" in layout)
     save_images(folder / layout.partition(" ")[0] / "class0" / "more")
     assert "contains the evaluation of another" in run(**words)[1], "a changed folder is another data set"
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ from PIL import Image
 from dynat import provenance
 from dynat.config import DatasetConfig
 from dynat.config import load as load_config
-from dynat.data import DataError, load, prepare
+from dynat.data import DataError, evaluation_folder, load, prepare
 from dynat.data.folder import natural
 from dynat.jobs import preflight
 from dynat.results.paths import Paths
@@ -48,13 +50,14 @@ def test_a_folder_in_natural_order(tree: Path, tmp_path: Path) -> None:
     read = load(prepare(own(tree, validation=0.25), tmp_path / "data"))
     assert read.classes == ("class9", "class10")
     assert [len(part) for part in read.splits.values()] == [18, 6, 6]
-    assert read.test.labels.tolist() == [0, 0, 0, 1, 1, 1]
+    assert [sorted(pair) for pair in read.test.labels.view(3, 2).tolist()] == [[0, 1]] * 3, "stratified"
     for name, part in read.splits.items():
         red, green, blue = part.images[:, :, 0, 0].long().T
         assert torch.equal(green, 1 - part.labels), "a label is its folder"
         assert set(blue.tolist()) == {int(name == "test")}, "no test image is trained on"
         for label in (0, 1):
-            assert red[part.labels == label].diff().gt(0).all(), "2 comes before 10"
+            reds = red[part.labels == label]
+            assert sorted(reds.tolist()) == [0, 1, 2] if name == "test" else reds.diff().gt(0).all(), "2 before 10"
     trained = torch.cat([read.train.images, read.validation.images])
     assert len({tuple(image) for image in trained[:, :2, 0, 0].tolist()}) == 24
 
@@ -72,7 +75,8 @@ def test_images_of_another_size_are_resized_smoothly(tree: Path, tmp_path: Path)
     Image.fromarray(stripes).save(tree / "test" / "class9" / "0.png")
     read = load(prepare(own(tree), tmp_path / "data"))
     # without antialiasing, single pixels of the stripes would show: all black or all white
-    assert read.test.images[0].float().sub(127.5).abs().max() < 40
+    striped = max(read.test.images.float(), key=lambda image: image.mean().item())
+    assert striped.sub(127.5).abs().max() < 40
 
 
 def test_gray_and_rotated_images(tree: Path, tmp_path: Path) -> None:
@@ -84,8 +88,9 @@ def test_gray_and_rotated_images(tree: Path, tmp_path: Path) -> None:
     Image.fromarray(rotated).save(tree / "test" / "class9" / "1.webp", exif=exif, lossless=True)
     (tree / "test" / "class9" / "1.bmp").unlink()
     read = load(prepare(own(tree), tmp_path / "data"))
-    assert read.test.images[0].eq(77).all()
-    assert read.test.images[1, :, 5].eq(255).all() and not read.test.images[1, :, 0].any()
+    assert any(image.eq(77).all() for image in read.test.images)
+    (upright,) = [image for image in read.test.images if image.eq(255).any()]
+    assert upright[:, 5].eq(255).all() and not upright[:, 0].any()
 
 
 def test_unreadable_images_are_named(tree: Path, tmp_path: Path) -> None:
@@ -110,6 +115,85 @@ def test_deep_images_are_not_clipped_silently(tree: Path, tmp_path: Path) -> Non
     Image.fromarray(np.full((6, 6), 40_000, dtype=np.uint16)).save(tree / "test" / "class9" / "0.png")
     with pytest.raises(DataError, match="more than 8 bits per channel"):
         prepare(own(tree), tmp_path / "data")
+
+
+def test_formats_beyond_the_documented_ones_are_refused(tree: Path, tmp_path: Path) -> None:
+    """PIL would hand PostScript to Ghostscript, whatever the file is called."""
+    Image.new("RGB", (6, 6), (1, 2, 3)).save(tmp_path / "drawing.eps")
+    (tmp_path / "drawing.eps").replace(tree / "test" / "class9" / "0.png")
+    with pytest.raises(
+        DataError, match=r"1 of 6 test images cannot be read: .*0\.png \(not an image of JPEG, PNG, BMP"
+    ):
+        prepare(own(tree), tmp_path / "data")
+    with pytest.raises(DataError, match=r"0\.png: cannot be read"):
+        evaluation_folder.common_size(tree)
+
+
+def fifo(file: Path) -> None:
+    os.mkfifo(file)
+
+
+def link_to_nothing(file: Path) -> None:
+    file.symlink_to("nowhere.png")
+
+
+def linked_folder(file: Path) -> None:
+    file.symlink_to(file.parents[2] / "test" / "class10")
+
+
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        (fifo, "not a regular file, but named like an image; remove or rename it"),
+        (link_to_nothing, "a link to nothing, but named like an image; remove or rename it"),
+        (linked_folder, "a link to a folder inside a class is not followed"),
+    ],
+)
+def test_what_is_no_file_is_refused_not_skipped(make: Any, reason: str, tree: Path, tmp_path: Path) -> None:
+    make(tree / "train" / "class9" / "odd.png")
+    with pytest.raises(DataError, match=rf"class9/odd\.png: {reason}"):
+        prepare(own(tree), tmp_path / "data")
+
+
+def test_links_to_images_and_to_classes_are_followed(tree: Path, tmp_path: Path) -> None:
+    whole = load(prepare(own(tree), tmp_path / "data"))
+    before = provenance.listing(own(tree))
+    (tree / "train" / "class9").rename(tmp_path / "elsewhere")
+    (tree / "train" / "class9").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere" / "0.png").rename(tmp_path / "first.png")
+    (tmp_path / "elsewhere" / "0.png").symlink_to(tmp_path / "first.png")
+    assert load(prepare(own(tree), tmp_path / "linked")).digest == whole.digest
+    assert provenance.listing(own(tree)) == before
+    paint(tmp_path / "elsewhere" / "another.png", (9, 9, 9))
+    assert provenance.listing(own(tree)) != before, "also inside a linked folder"
+
+
+def test_images_that_do_not_fit_into_memory(tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sysconf", lambda _: 1000)  # a thousand pages of a thousand bytes
+    with pytest.raises(
+        DataError, match=r"dataset\.size: 24 train images of 200 x 200 pixels take 0 GB, and this machine"
+    ):
+        prepare(own(tree, size=200), tmp_path / "data")
+
+
+def test_a_class_too_small_to_hold_one_image_out_is_named(tree: Path, tmp_path: Path) -> None:
+    for file in list((tree / "train" / "class10").iterdir())[1:]:
+        file.unlink()
+    with pytest.raises(DataError, match="class 'class10' has 1 image: too few to hold one out"):
+        prepare(own(tree), tmp_path / "data")
+
+
+def test_test_images_that_are_trained_on_are_counted(
+    tree: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert load(prepare(own(tree), tmp_path / "data")).test_in_train == 0
+    for name in ("class9", "class10"):
+        remove(tree / "test" / name)
+    shutil.copytree(tree / "train", tree / "test", dirs_exist_ok=True)
+    assert load(prepare(own(tree), tmp_path / "data")).test_in_train == 24
+    assert "warning: own: 24 of 24 test images are also training or validation images" in capsys.readouterr().err
+    preflight.check_prepared_data(tmp_path / "data" / "own")
+    assert "warning: own: 24 of 24 test images" in capsys.readouterr().err
 
 
 def remove(folder: Path) -> None:

@@ -116,7 +116,7 @@ def test_the_record_beside_the_weights_describes_the_training(done: Paths) -> No
     count = models.count_parameters(models.build("small", classes=5, channels=1))
     assert (record.parameters.target, record.parameters.guide) == (count, count)
     assert record.versions["torch"] == torch.__version__ and record.compute_dtype == "float32"
-    rows = read_history(done.seed_files("tests", "some-run", 3).history)
+    rows = read_history(done.seed_files("tests", "some-run", 3))
     assert record.training_seconds == pytest.approx(sum(row["seconds"] for row in rows))
     scores = [(row["pgd"], row["clean"]) for row in rows]
     assert record.best_epoch == scores.index(max(scores)) + 1
@@ -131,7 +131,7 @@ def test_the_published_networks_are_those_of_the_history(done: Paths) -> None:
     files = done.seed_files("tests", "some-run", 0)
     best = record_of(done, 0).best_epoch
     assert best is not None
-    rows, held_out = read_history(files.history), data.load(done.dataset("tiny")).validation
+    rows, held_out = read_history(files), data.load(done.dataset("tiny")).validation
     for file, row, column in (
         (files.target(), rows[best - 1], "clean"),
         (files.target("last"), rows[-1], "clean"),
@@ -385,7 +385,7 @@ REFUSED: list[tuple[list[str], str]] = [
     (["train", "dynat", "--seed", "-1"], "--seed"),
     (["train", "--spec", "{}"], "--spec"),
     (["check", "--set", "beta"], "--set beta: write KEY=VALUE"),
-    (["check", "--set", "seeds=[0"], "--set seeds=[0: '[0' is not valid YAML"),
+    (["check", "--set", "seeds=[0"], "--set seeds=[0: not valid YAML"),
     (["check", "--set", "training.epoch=3"], "unknown key 'epoch': did you mean 'epochs'?"),
     (["check", "--params", "no.yaml"], "no.yaml: no such file"),
     (["nonsense"], "nonsense"),
@@ -400,6 +400,24 @@ def test_a_mistake_of_the_user_is_a_sentence(
     code, printed = dynat(*words)
     assert code == 2
     assert message in printed and "Traceback" not in printed
+
+
+def test_results_that_cannot_be_written_are_found_before_any_work(
+    trained: Paths, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(*_: object, **__: object) -> None:
+        raise AssertionError("work was started")
+
+    monkeypatch.setattr("dynat.jobs.training.train", never)
+    monkeypatch.setattr("dynat.jobs.evaluation.evaluate", never)
+    outcomes = trained.run_files("tests", "some-run").outcome("some-attack").parent
+    outcomes.write_text("a file where the folder should be")
+    with pytest.raises(UserError, match=f"{outcomes}: cannot be written .*nothing was started"):
+        run_evaluation(evaluation_spec(), paths=trained, say=lambda _: None)
+    seed = trained.seed("tests", "some-run", 9)
+    seed.write_text("a file where the folder should be")
+    with pytest.raises(UserError, match=f"{seed}: cannot be written .*nothing was started"):
+        run_training(training_spec(tiny.dynat()), seed=9, paths=trained, say=lambda _: None)
 
 
 def test_a_missing_gpu_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -458,9 +476,7 @@ def test_a_training_that_diverges_exits_with_code_1(dynat: Dynat, tmp_path: Path
     paths = paths_in(tmp_path)
     data.save(tiny.dataset(), paths.dataset("digits"))
     folders = ["--results", paths.results, "--data", paths.data, "--state", paths.state]
-    code, printed = dynat(
-        "train", "at", *folders, "--set", "training.schedule.lr=1.0e+30", "--set", "training.epochs=4"
-    )
+    code, printed = dynat("train", "at", *folders, "--set", "training.schedule.lr=1.0e+6", "--set", "training.epochs=4")
     assert code == 1
     assert "dynat: the loss became non-finite in epoch" in printed and "Lower schedule.lr" in printed
 

@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 
 from dynat.config import Run
+from dynat.results.csv_files import TableContent
 from dynat.results.metrics import run_metrics, write_metrics
 from dynat.results.paths import RunFiles
 from dynat.results.records import AttackMetrics, RunMetrics, WorstCase
@@ -108,6 +109,14 @@ def _remove(file: Callable[[RunFiles], Path]) -> Damage:
 def _same_row_twice(run: RunFiles) -> None:
     table = run.outcome("pgd-20").read_text().splitlines(keepends=True)
     run.outcome("pgd-20").write_text("".join([*table, table[1]]))
+    _record_table(run, "pgd-20")
+
+
+def _record_table(run: RunFiles, attack: str) -> None:
+    """Make the record describe the table as it is now."""
+    recorded = json.loads(run.outcome_record(attack).read_text())
+    content = TableContent.of(run.outcome(attack).read_bytes()).model_dump()
+    run.outcome_record(attack).write_text(json.dumps({**recorded, "table": content}))
 
 
 def _half_a_verdict(run: RunFiles) -> None:
@@ -184,6 +193,33 @@ def test_autoattacks_own_warning_about_square(tmp_path: Path, by_square: int, wa
     table = pd.read_csv(file, dtype={"broken_by": str})
     table.loc[: by_square - 1, "broken_by"] = "square"
     table.to_csv(file, index=False)
+    _record_table(run, "autoattack")
     cell = run_metrics(run).attacks["autoattack"]
     assert cell.accuracy_after["fab-t"] - cell.accuracy_after["square"] == pytest.approx(by_square / 500)
     assert any("Square Attack has decreased" in warning for warning in cell.warnings) == warned
+
+
+def other_dataset(file: Path, **fields: Any) -> None:
+    record = json.loads(file.read_text())
+    record["dataset"].update(fields)
+    file.write_text(json.dumps(record))
+
+
+def test_a_subset_that_lacks_a_class_is_a_warning(run: RunFiles) -> None:
+    """The first images of a class-sorted folder are of one class."""
+    classes = run_metrics(run).dataset.classes
+    rows = [(seed, index, label, 1) for seed in (0, 1) for index, label in enumerate(range(len(classes)))]
+    write_outcome(run, "whole", rows, attack=ATTACK)
+    write_outcome(run, "part", [row for row in rows if row[2] == 0], attack=ATTACK)
+    attacks = run_metrics(run).attacks
+    assert attacks["whole"].warnings == ()
+    (warning,) = attacks["part"].warnings
+    assert warning.startswith(f"its 1 images are of 1 of {len(classes)} classes only; none is: {classes[1]}")
+
+
+@pytest.mark.parametrize(("shared", "warned"), [(0, False), (2, False), (3, True), (200, True)])
+def test_test_images_that_were_trained_on_are_a_warning(run: RunFiles, shared: int, warned: bool) -> None:
+    for seed in (0, 1):
+        other_dataset(run.seed(seed).config, test=200, test_in_train=shared)
+    text = f"{shared} of 200 test images are also training or validation images"
+    assert (text in pgd(run_metrics(run)).warnings) == warned

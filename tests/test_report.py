@@ -27,6 +27,7 @@ from dynat.report import (
 )
 from dynat.report.comparisons import WORST, Comparison
 from dynat.report.figure_list import FIGURES, FORMATS, figures_of
+from dynat.report.markdown import escape
 from dynat.report.plotting import colors, spread
 from dynat.results.metrics import read_metrics, write_metrics
 from dynat.results.paths import ExperimentFiles
@@ -443,3 +444,30 @@ def test_the_report_never_imports_torch() -> None:
     modules = "ablations, figures, gallery, latex, model_card, page, run_table, tables"
     code = f"import sys; from dynat.report import {modules}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("<script>alert(1)</script>", "&lt;script&gt;alert(1)&lt;/script&gt;"),
+        ("[here](http://x)", r"[here\](http&#58;//x)"),
+        ("`code` | *bold*", r"\`code\` \| \*bold\*"),
+        ("two\n\n# lines", "two # lines"),
+        ("outside [0,1]", "outside [0,1]"),
+    ],
+)
+def test_markdown_shows_the_text_of_others_as_it_is(text: str, shown: str) -> None:
+    assert escape(text) == shown
+
+
+def test_a_subset_without_a_class_is_a_warning_in_the_table(
+    results: ExperimentFiles, plan: Experiment, tmp_path: Path
+) -> None:
+    copy = copy_of(results, tmp_path)
+    run = copy.run("at")
+    rows = [(seed, i, 0, i % 2) for seed in (0, 1) for i in range(100)]
+    write_outcome(run, "autoattack", rows, attack=plan.attacks["autoattack"])
+    write_metrics(run.folder)
+    write_report(copy, plan)
+    for file in (copy.table("main", "md"), copy.table("main", "tex"), copy.report):
+        assert re.search(r"are of 1 of \d+ classes only", file.read_text()), file

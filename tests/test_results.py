@@ -6,7 +6,7 @@ import ast
 import json
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -159,13 +159,17 @@ def test_a_history_is_read_back_as_it_was_written(tmp_path: Path) -> None:
         {"epoch": 2, "loss": 0.25, "pgd": 0.5, "seconds": 2.5},
     ]
     for seed in (0, 1):
-        write_history(SeedFiles(tmp_path / str(seed)).history, rows)
-    assert read_history(SeedFiles(tmp_path / "0").history) == rows
+        _history(SeedFiles(tmp_path / str(seed)), rows)
+    assert read_history(SeedFiles(tmp_path / "0")) == rows
     table = history_of({seed: SeedFiles(tmp_path / str(seed)) for seed in (0, 1)})
     assert list(table.columns) == ["epoch", "loss", "pgd", "seconds", "seed"]
     assert list(table["seed"]) == [0, 0, 1, 1] and table["pgd"].isna().sum() == 2
-    write_history(SeedFiles(tmp_path / "2").history, [])
-    assert read_history(SeedFiles(tmp_path / "2").history) == []
+    _history(SeedFiles(tmp_path / "2"), [])
+    assert read_history(SeedFiles(tmp_path / "2")) == []
+
+
+def _history(files: SeedFiles, rows: list[dict[str, float]]) -> None:
+    write_record(files.config, training_record(table=write_history(files.history, rows)))
 
 
 def test_examples_are_read_back_as_they_were_written(tmp_path: Path) -> None:
@@ -191,6 +195,48 @@ def test_sanity_checks_and_transfer_are_read_back(files: ExperimentFiles) -> Non
 
 def test_a_csv_file_keeps_every_bit_and_has_empty_cells() -> None:
     assert csv_text(("a", "b"), [(0.1 + 0.2, None), ("x", 1)]) == "a,b\n0.30000000000000004,\nx,1\n"
+
+
+def _without_last_line(file: Path) -> None:
+    file.write_bytes(b"".join(file.read_bytes().splitlines(keepends=True)[:-1]))
+
+
+def _one_digit(file: Path) -> None:
+    content = file.read_bytes()
+    last = content.rstrip()[-1:]
+    file.write_bytes(content.rstrip()[:-1] + (b"1" if last == b"0" else b"0") + b"\n")
+
+
+def _empty(file: Path) -> None:
+    file.write_bytes(b"")
+
+
+@pytest.mark.parametrize("damage", [_without_last_line, _one_digit, _empty])
+@pytest.mark.parametrize("table", ["outcome", "sanity", "history", "transfer"])
+def test_a_damaged_table_is_refused_with_what_makes_it_again(
+    table: str, damage: Callable[[Path], None], files: ExperimentFiles, tmp_path: Path
+) -> None:
+    """A table that is cut at the end of a line is a valid table with fewer rows."""
+    copy = ExperimentFiles(shutil.copytree(files.folder, tmp_path / "copy"))
+    run = copy.run("at")
+    file, read = {
+        "outcome": (run.outcome("clean"), lambda: read_outcome(run, "clean")),
+        "sanity": (run.sanity, lambda: read_sanity(run)),
+        "history": (run.seed(0).history, lambda: read_history(run.seed(0))),
+        "transfer": (copy.transfer, lambda: read_transfer(copy, ["at"])),
+    }[table]
+    damage(file)
+    with pytest.raises(UserError, match=rf"{file}: cut or changed .*make it again: snakemake --cores all {file}"):
+        read()
+
+
+def test_examples_that_were_cut_are_refused_by_name(tmp_path: Path) -> None:
+    file = tmp_path / "some.safetensors"
+    labels = np.array([3])
+    write_examples(file, Examples(np.zeros((1, 1, 2, 2)), np.zeros((1, 1, 2, 2)), labels, labels, labels), ["a"])
+    file.write_bytes(file.read_bytes()[:-3])
+    with pytest.raises(UserError, match=f"{file}: no complete file of example images .*make it again"):
+        read_examples(file)
 
 
 # Paths

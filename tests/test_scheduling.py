@@ -275,7 +275,7 @@ def test_auto_is_a_free_gpu_and_a_name_is_that_gpu(
 
 
 @pytest.mark.usefixtures("four_gpus")
-def test_processes_of_torchrun_use_their_local_rank(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_several_processes_use_their_local_rank(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "set_device", lambda _: pytest.fail("the process group sets the device"))
     monkeypatch.setenv("LOCAL_RANK", "2")
@@ -289,15 +289,14 @@ def test_processes_of_torchrun_use_their_local_rank(monkeypatch: pytest.MonkeyPa
 def test_processes_of_one_training_get_free_gpus(
     visible: str | None, expected: str, four_gpus: Callable[..., list[int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import torch.distributed.run
-
     started: list[str] = []
-    monkeypatch.setattr(torch.distributed.run, "main", lambda _: started.append(os.environ["CUDA_VISIBLE_DEVICES"]))
+    monkeypatch.setattr(
+        launch, "run_processes", lambda _count, _command, variables: started.append(variables["CUDA_VISIBLE_DEVICES"])
+    )
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     if visible is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     four_gpus()
     monkeypatch.setattr(gpu_locks, "_lock_files", {})
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
     launch.launch(2, ["train"])
     assert started == [expected]

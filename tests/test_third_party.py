@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import pickle
+import random
+import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +18,12 @@ from torch import Tensor
 from dynat import models
 from dynat.checkpoints.third_party import ThirdPartyModel
 from dynat.checkpoints.third_party import load_third_party as load_any
+from dynat.checkpoints.weights import load_weights
 from dynat.config import ConfigError, Normalization, load
+from dynat.jobs import preflight
 from dynat.nn.modes import evaluating
+from dynat.results.paths import Paths
+from dynat.runtime.errors import UserError
 
 Weights = dict[str, Tensor]
 
@@ -319,6 +326,179 @@ def test_a_broken_download_is_damaged(kept: float, wide: torch.nn.Module, tmp_pa
     (tmp_path / "theirs.pt").write_bytes(content[: int(kept * len(content))])
     with pytest.raises(ValueError, match=r"theirs.pt: not a checkpoint, or damaged \(.+\)"):
         load_third_party(wide, tmp_path / "theirs.pt")
+
+
+# --- files that hold no weights of a network ------------------------------------------------------------------------
+
+
+def containing_itself() -> dict[str, Any]:
+    content: dict[str, Any] = {"epoch": 3}
+    content["state_dict"] = content
+    return content
+
+
+def nested(depth: int) -> Any:
+    content: Any = {"epoch": 3}
+    for _ in range(depth):
+        content = {"net": content}
+    return content
+
+
+def saved(content: Any) -> Callable[[Path], object]:
+    return lambda path: torch.save(content, path)
+
+
+def written(content: bytes) -> Callable[[Path], object]:
+    return lambda path: path.write_bytes(content)
+
+
+NO_WEIGHTS: dict[str, tuple[Callable[[Path], object], str]] = {
+    "FIFO": (os.mkfifo, "is not a regular file but a FIFO, a socket or a device; name a checkpoint"),
+    "device": (lambda path: path.symlink_to("/dev/zero"), "is not a regular file but a FIFO, a socket or a device"),
+    "folder": (Path.mkdir, "is a folder; name the checkpoint itself, which is a file"),
+    "nothing": (lambda path: None, "no such checkpoint"),
+    "link to nothing": (lambda path: path.symlink_to("nowhere.pt"), "no such checkpoint"),
+    "one byte": (written(b"\x80"), "not a checkpoint, or damaged"),
+    "two bytes": (written(b"PK"), "not a checkpoint: it begins with 'PK'"),
+    "a cut header": (written(b"\xff" * 7 + b"\x7f{"), "not a checkpoint"),
+    "integer keys": (saved({0: torch.ones(2), 1: torch.ones(2)}), "it contains: 0, 1"),
+    "some integer keys": (saved({"a": torch.ones(2), 1: torch.ones(2)}), "contains: a, 1"),
+    "itself": (saved(containing_itself()), "no weights found within 8 levels of .*does it contain itself"),
+    "nested": (saved(nested(200)), "no weights found within 8 levels"),
+    "long keys": (saved({"k" * 10_000: 1}), "it contains: k{60}[)]"),
+}
+
+
+@pytest.mark.parametrize("name", ["theirs.pt", "theirs.safetensors"])
+@pytest.mark.parametrize("case", NO_WEIGHTS)
+def test_what_holds_no_weights_is_refused_with_the_reason(
+    case: str, name: str, wide: torch.nn.Module, tmp_path: Path
+) -> None:
+    make, message = NO_WEIGHTS[case]
+    make(tmp_path / name)
+    with pytest.raises(UserError, match=rf"{name}: .*{message}"):
+        load_third_party(wide, tmp_path / name)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_a_checkpoint_that_may_not_be_read_is_not_missing(wide: torch.nn.Module, tmp_path: Path) -> None:
+    torch.save(other_weights(), tmp_path / "theirs.pt")
+    (tmp_path / "theirs.pt").chmod(0)
+    with pytest.raises(UserError, match=r"theirs.pt: permission denied; make the checkpoint readable"):
+        load_third_party(wide, tmp_path / "theirs.pt")
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_damaged_pickle_is_a_message_and_not_a_traceback(seed: int, wide: torch.nn.Module, tmp_path: Path) -> None:
+    """Random bytes after the mark of a pickle, cut pickles and pickles with a changed byte: whatever they raise."""
+    whole = pickle.dumps({"state_dict": {"weight": [1, 2, 3]}, "epoch": 3}, protocol=2)
+    draw = random.Random(seed)
+    for _ in range(60):
+        changed = bytearray(whole)
+        changed[draw.randrange(1, len(whole))] = draw.randrange(256)
+        for content in (b"\x80\x02" + draw.randbytes(30), whole[: draw.randrange(1, len(whole))], bytes(changed)):
+            (tmp_path / "theirs.pt").write_bytes(content)
+            with pytest.raises(UserError, match=r"theirs.pt: "):
+                load_third_party(wide, tmp_path / "theirs.pt")
+
+
+def test_the_content_decides_the_format_and_not_the_name(tmp_path: Path) -> None:
+    weights = other_weights()
+    save_file(weights, tmp_path / "theirs.pt")
+    torch.save(weights, tmp_path / "theirs.safetensors")
+    for name in ("theirs.pt", "theirs.safetensors"):
+        model = models.build("wrn10-1", classes=10, channels=3)
+        load_third_party(model, tmp_path / name)
+        assert torch.equal(model.state_dict()["fc.weight"], weights["fc.weight"])
+
+
+def test_the_pipeline_refuses_a_fifo_before_any_job(tmp_path: Path) -> None:
+    """Snakemake would open it, to compute its checksum."""
+    os.mkfifo(tmp_path / "theirs.pt")
+    section = {"theirs": {"file": str(tmp_path / "theirs.pt"), "arch": "resnet18"}}
+    with pytest.raises(UserError, match=r"theirs.pt: is not a regular file but a FIFO"):
+        preflight.check_before_jobs(load({"checkpoints": section}), Paths(tmp_path / "data", tmp_path / "results"))
+
+
+# --- values that no trained network has -----------------------------------------------------------------------------
+
+
+def with_entry(value: float) -> Callable[[Tensor], Tensor]:
+    """One entry of a tensor, not its first one, has this value."""
+
+    def change(tensor: Tensor) -> Tensor:
+        changed = tensor.clone()
+        changed.view(-1)[-1] = value
+        return changed
+
+    return change
+
+
+def quantized(tensor: Tensor) -> Tensor:
+    return torch.quantize_per_tensor(tensor, 0.1, 0, torch.qint8)
+
+
+BAD_VALUES: dict[str, tuple[str, Callable[[Tensor], Tensor], str]] = {
+    "NaN": ("fc.weight", with_entry(float("nan")), "contains NaN or infinite values"),
+    "infinity": ("conv1.weight", with_entry(float("inf")), "contains NaN or infinite values"),
+    "minus infinity": ("bn1.bias", with_entry(-float("inf")), "contains NaN or infinite values"),
+    "too large for float32": ("fc.bias", lambda t: t.double() + 1e300, "contains NaN or infinite values"),
+    "NaN statistics": ("bn1.running_mean", with_entry(float("nan")), "contains NaN or infinite values"),
+    "negative variance": ("block2.layer.0.bn2.running_var", with_entry(-1e-6), "contains a negative variance"),
+    "integers": ("fc.weight", lambda t: (100 * t).long(), "is of type int64 and not of real numbers"),
+    "bytes": ("fc.bias", lambda t: (100 * t).to(torch.uint8), "is of type uint8 and not of real numbers"),
+    "booleans": ("fc.bias", lambda t: t > 0, "is of type bool and not of real numbers"),
+    "complex numbers": ("fc.weight", lambda t: t.to(torch.complex64), "is a complex tensor"),
+    "a sparse tensor": ("fc.weight", Tensor.to_sparse, "is a sparse tensor"),
+    "compressed rows": ("fc.weight", Tensor.to_sparse_csr, "is a sparse tensor"),
+    "a quantized tensor": ("fc.weight", quantized, "is a quantized tensor"),
+    "a meta tensor": ("fc.weight", lambda t: t.to("meta"), "is a meta tensor, with a shape and no values"),
+}
+
+
+@pytest.mark.parametrize("prefix", ["", "module."])
+@pytest.mark.parametrize("case", BAD_VALUES)
+@pytest.mark.filterwarnings("ignore:.*torch.quantize_per_tensor:UserWarning", "ignore:Sparse CSR:UserWarning")
+def test_weights_of_no_trained_network_are_refused_by_name(
+    case: str, prefix: str, wide: torch.nn.Module, tmp_path: Path
+) -> None:
+    name, change, message = BAD_VALUES[case]
+    weights = other_weights()
+    weights[name] = change(weights[name])
+    before = {key: value.clone() for key, value in wide.state_dict().items()}
+    torch.save({"state_dict": behind(prefix, weights)}, tmp_path / "theirs.pt")
+    with pytest.raises(UserError, match=rf"theirs.pt: .*{re.escape(name)} {message}"):
+        load_third_party(wide, tmp_path / "theirs.pt")
+    assert all(torch.equal(value, before[key]) for key, value in wide.state_dict().items())
+
+
+@pytest.mark.parametrize("case", ["NaN", "infinity", "negative variance", "integers", "booleans"])
+def test_own_weights_are_checked_alike(case: str, wide: torch.nn.Module, tmp_path: Path) -> None:
+    name, change, message = BAD_VALUES[case]
+    weights = other_weights()
+    weights[name] = change(weights[name])
+    save_file(weights, tmp_path / "target.safetensors")
+    with pytest.raises(UserError, match=rf"target.safetensors: {re.escape(name)} {message}"):
+        load_weights(wide, tmp_path / "target.safetensors")
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_real_numbers_of_any_precision_are_read(dtype: torch.dtype, wide: torch.nn.Module, tmp_path: Path) -> None:
+    weights = other_weights()
+    torch.save({name: value.to(dtype) for name, value in weights.items()}, tmp_path / "theirs.pt")
+    load_third_party(wide, tmp_path / "theirs.pt")
+    torch.testing.assert_close(wide.state_dict()["fc.weight"], weights["fc.weight"], rtol=1e-2, atol=1e-2)
+
+
+def test_buffers_of_integers_that_the_network_has_are_read(tmp_path: Path) -> None:
+    class WithIndex(torch.nn.Linear):
+        def __init__(self) -> None:
+            super().__init__(3, 2)
+            self.register_buffer("index", torch.zeros(2, dtype=torch.int64))
+
+    torch.save({**WithIndex().state_dict(), "index": torch.tensor([1, 0])}, tmp_path / "theirs.pt")
+    load_third_party(model := WithIndex(), tmp_path / "theirs.pt")
+    assert model.state_dict()["index"].tolist() == [1, 0]
 
 
 FILE = {"file": "x.pt", "arch": "wrn34-10"}

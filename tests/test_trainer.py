@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -105,13 +106,76 @@ def test_a_resumed_training_reports_only_the_missing_epochs(tmp_path: Path) -> N
     assert [row["epoch"] for row in rows] == [3]
 
 
+def interrupted(folder: Path, after: int = 2) -> None:
+    """A training of three epochs that was killed after this epoch."""
+
+    def kill(row: Row) -> None:
+        if row["epoch"] == after:
+            raise Killed
+
+    with pytest.raises(Killed):
+        trained(tiny.dynat(), folder, report=kill)
+
+
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04 half a zip", b"not a state"])
-def test_a_damaged_state_says_what_to_delete(content: bytes, tmp_path: Path) -> None:
-    folder = tmp_path / "0123abcd"
-    folder.mkdir()
+def test_a_damaged_state_is_set_aside_and_the_one_before_is_used(
+    content: bytes, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = trained(tiny.dynat(), tmp_path / "whole")
+    folder, rows = tmp_path / "0123abcd", list[Row]()
+    interrupted(folder)
     (folder / "state.pt").write_bytes(content)
-    with pytest.raises(ValueError, match=rf"state.pt is damaged .*delete {folder} to train again from the start"):
-        trained(tiny.run(), folder)
+    assert_same_training(whole, trained(tiny.dynat(), folder, report=rows.append))
+    assert [row["epoch"] for row in rows] == [2, 3], "one epoch is lost"
+    assert f"{folder}/state.pt is damaged (its checksum differs): renamed to state.pt" in capsys.readouterr().err
+    assert (folder / "state.pt.damaged").read_bytes() == content
+
+
+def test_if_no_state_is_intact_the_training_starts_again(tmp_path: Path) -> None:
+    whole = trained(tiny.dynat(), tmp_path / "whole")
+    interrupted(tmp_path / "torn")
+    for name in ("state.pt", "previous.pt"):
+        (tmp_path / "torn" / name).write_bytes(b"damaged")
+    said: list[str] = []
+    assert TrainingState(tmp_path / "torn", said.append).load(CPU) is None
+    assert said == ["no saved state is intact: starting again from the first epoch"]
+    assert_same_training(whole, trained(tiny.dynat(), tmp_path / "torn"))
+    assert TrainingState(tmp_path / "nothing", said.append).load(CPU) is None and len(said) == 1
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_flipped_bit_anywhere_in_a_state_is_noticed(seed: int, tmp_path: Path) -> None:
+    """One bit in each 64th of the file. torch itself reads most of these without an error, and as other weights."""
+    state = TrainingState(tmp_path)
+    state.save({"finished": 3, "weights": torch.rand(500, generator=torch.Generator().manual_seed(0))})
+    whole = state.file.read_bytes()
+    bits = random.Random(seed)
+    for part in range(64):
+        damaged = bytearray(whole)
+        damaged[(part * len(whole) + bits.randrange(len(whole))) // 64] ^= 1 << bits.randrange(8)
+        state.file.write_bytes(damaged)
+        assert state.load(CPU) is None
+    state.file.write_bytes(whole)
+    assert state.load(CPU) is not None
+
+
+def test_a_training_killed_while_it_saves_resumes_from_the_state_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = trained(tiny.dynat(), tmp_path / "whole")
+    interrupted(tmp_path / "torn", after=1)
+
+    def kill(*_: object) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr("dynat.training.state.write_with_checksum", kill)
+        with pytest.raises(Killed):
+            trained(tiny.dynat(), tmp_path / "torn")
+    assert [file.name for file in (tmp_path / "torn").iterdir()] == ["previous.pt"]
+    rows: list[Row] = []
+    assert_same_training(whole, trained(tiny.dynat(), tmp_path / "torn", report=rows.append))
+    assert [row["epoch"] for row in rows] == [2, 3]
 
 
 FULL_DISK = """
@@ -125,7 +189,7 @@ resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
 try:
     state.save({"weights": torch.zeros(10**6)})
 except OSError as error:
-    assert "File too large" in str(error)
+    assert "File too large" in str(error) and error.filename == str(state.file)
 else:
     raise AssertionError("written in spite of the limit")
 assert state.load(torch.device("cpu"))["weights"].sum() == 10
@@ -135,7 +199,7 @@ assert state.load(torch.device("cpu"))["weights"].sum() == 10
 def test_a_state_that_cannot_be_written_leaves_the_one_before(tmp_path: Path) -> None:
     """As on a full disk: an OSError (which the command line turns into a sentence), and no half file."""
     subprocess.run([sys.executable, "-c", FULL_DISK, str(tmp_path)], check=True)
-    assert [file.name for file in tmp_path.iterdir()] == ["state.pt"]
+    assert [file.name for file in tmp_path.iterdir()] == ["previous.pt"]
 
 
 # --- what is drawn --------------------------------------------------------------------------------------------
@@ -359,7 +423,8 @@ def test_a_non_finite_loss_stops_before_the_update(bad: float, tmp_path: Path, m
     folder = tmp_path / "poisoned"
     with monkeypatch.context() as patch:
         patch.setattr(methods, "build", poisoned)
-        with pytest.raises(Diverged, match=r"non-finite in epoch 3.*Lower schedule.lr, or try precision: float32"):
+        advice = "The state after epoch 2 is kept. Lower schedule.lr, or try precision: float32"
+        with pytest.raises(Diverged, match=rf"non-finite in epoch 3; the update was skipped. {advice}"):
             trained(tiny.dynat(), folder)
     assert len(calls) == 8
     saved = TrainingState(folder).load(CPU)
@@ -367,6 +432,15 @@ def test_a_non_finite_loss_stops_before_the_update(bad: float, tmp_path: Path, m
     assert timeless(saved["history"]) == timeless(whole.history)[:2]
     assert all(value.isfinite().all() for value in saved["target"].values())
     assert_same_training(whole, trained(tiny.dynat(), folder))
+
+
+def test_a_loss_that_is_non_finite_in_the_first_epoch_leaves_no_state(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Trainer, "step", lambda *_: {"loss": torch.tensor(float("nan"))})
+    with pytest.raises(Diverged, match=r"non-finite in epoch 1; .* No state is kept: no epoch was finished. Lower"):
+        trained(tiny.dynat(), tmp_path)
+    assert not any(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])

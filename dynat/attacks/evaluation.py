@@ -4,15 +4,15 @@ Only images that are classified correctly are attacked. The attack may query a c
 (surrogate.py), but a claimed adversarial image counts only if it is inside the ball and inside [0,1] and the plain
 float32 network misclassifies it. An image outside is rejected: it counts as not broken, and rejections are counted.
 Where only the surrogate was fooled, or its logits were not finite, the attack is repeated on the network itself.
-Finished batches are saved, so that an interrupted evaluation resumes.
+Finished batches are saved with a checksum, so that an interrupted evaluation resumes and a damaged batch is repeated.
 """
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
+import io
 import logging
-import pickle
 import re
 import time
 from collections.abc import Callable, Iterator
@@ -29,7 +29,7 @@ from dynat.data import LabeledImages, to_pixels
 from dynat.nn.losses import margin
 from dynat.nn.modes import evaluating, frozen
 from dynat.pgd import Ball
-from dynat.runtime.files import atomic_write
+from dynat.runtime.files import read_with_checksum, write_with_checksum
 
 TOLERANCE = 1e-6
 """How far outside the ball float32 rounding may put an image that is on its surface."""
@@ -64,11 +64,16 @@ class Evaluation:
     """AutoAttack's warnings about the network."""
 
     def save(self, file: Path) -> None:
-        atomic_write(file, lambda draft: torch.save(vars(self), draft))
+        # Through memory: a full disk is then an OSError that says so; torch's own writer raises an internal error.
+        buffer = io.BytesIO()
+        torch.save(vars(self), buffer)
+        write_with_checksum(file, buffer.getbuffer())
 
     @classmethod
-    def load(cls, file: Path) -> Evaluation:
-        return cls(**torch.load(file, map_location="cpu", weights_only=True))
+    def load(cls, file: Path) -> Evaluation | None:
+        """What was saved; None where there is no file. A damaged one is set aside, with a message, and is None too."""
+        content = read_with_checksum(file)
+        return None if content is None else cls(**torch.load(io.BytesIO(content), weights_only=True))
 
     @classmethod
     def join(cls, batches: list[Evaluation]) -> Evaluation:
@@ -121,12 +126,9 @@ def evaluate(
 
 
 def _saved_batch(file: Path, labels: Tensor) -> Evaluation | None:
-    """A batch that was evaluated before; None if its file cannot be read or is about other images."""
-    try:
-        batch = Evaluation.load(file)
-    except (FileNotFoundError, RuntimeError, EOFError, TypeError, pickle.UnpicklingError):
-        return None
-    return batch if torch.equal(batch.columns["label"], labels.cpu()) else None
+    """A batch that was evaluated before; None if there is none, it is damaged or about other images."""
+    batch = Evaluation.load(file)
+    return batch if batch is not None and torch.equal(batch.columns["label"], labels.cpu()) else None
 
 
 def batch_seed(attack: AttackConfig, number: int) -> int:

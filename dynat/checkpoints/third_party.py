@@ -1,6 +1,6 @@
 """Third-party checkpoints: read without running their code, and either loaded completely or refused.
 
-Supported are safetensors and torch files (weights only: tensors, no pickled code); weights inside
+Supported are safetensors and torch files, whatever their name (weights only: tensors, no pickled code); weights inside
 `state_dict`, `net`, `model` or `model_state_dict`; names with the prefix of a wrapper (`module.`, `model.`,
 `_orig_mod.`, `1.`); the unused `sub_block1` of the TRADES family's WideResNets; and the mean and
 standard deviation of a normalization that is part of the network (`mu` and `sigma`, `normalize.mean` and
@@ -19,7 +19,6 @@ from typing import Any
 
 import torch
 from pydantic import ValidationError
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -27,8 +26,11 @@ from dynat.checkpoints.weights import fill
 from dynat.config import Normalization
 from dynat.nn.normalize import normalized
 from dynat.runtime.errors import UserError
+from dynat.runtime.files import check_readable
 
 WRAPPERS = ("state_dict", "model_state_dict", "model", "net")
+MOST_WRAPPERS = 8
+"""How many of them may be inside each other."""
 UNUSED = ("sub_block1.",)
 """Prefixes of weights that no forward pass reads in the code they come from."""
 BUFFER_NAMES = (("mean", "std"), ("mu", "sigma"))
@@ -55,10 +57,11 @@ def load_third_party(
 ) -> ThirdPartyModel:
     """Fill `model` from a third-party checkpoint, behind the normalization of the file or the given one.
 
-    A missing or unexpected name, another shape, or a `normalization` that contradicts the file is a `UserError`
-    that says which, and leaves `model` unchanged.
+    A missing or unexpected name, another shape, a value that no trained network has (NaN, infinite, a negative
+    variance), or a `normalization` that contradicts the file is a `UserError` that says which, and leaves `model`
+    unchanged.
     """
-    tensors, in_file = _without_wrappers(_tensors_of(_read(path), path), model.state_dict(), path)
+    tensors, in_file = _without_wrappers(read_tensors(path), model.state_dict(), path)
     chosen = _consistent(in_file, normalization or Normalization(), channels, path)
     expected = model.state_dict()
     dropped = [name for name in tensors if name.startswith(UNUSED) and name not in expected]
@@ -72,50 +75,77 @@ def load_third_party(
     return ThirdPartyModel(network, dropped, chosen, from_file=in_file.mean is not None)
 
 
+def read_tensors(path: Path) -> Tensors:
+    """The tensors of a checkpoint by the names in the file; a file that holds no weights is a `UserError`."""
+    tensors = _tensors_of(_read(path), path)
+    for name, value in tensors.items():
+        if reason := _not_plain(value):
+            raise UserError(f"{path}: {name} is {reason}; save the network's weights as ordinary tensors")
+    return tensors
+
+
 def _read(path: Path) -> Any:
-    if not path.exists():
-        raise UserError(f"{path}: no such checkpoint")
+    check_readable(path, "checkpoint")
     try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
         with path.open("rb") as file:
-            first_bytes = file.read(40)
-        if not first_bytes.startswith((b"PK", b"\x80")):  # an archive or a pickle: what torch.save has ever written
-            reason = f"it begins with {first_bytes.decode(errors='replace')!r}" if first_bytes else "it is empty"
-            raise UserError(f"{path}: not a checkpoint: {reason}")
-        return torch.load(path, map_location="cpu", weights_only=True)
+            start = file.read(40)
+            if start[8:9] == b"{":  # the header of a safetensors file follows its length
+                return load_file(path)
+            if start.startswith((b"PK\x03\x04", b"\x80")):  # an archive or a pickle: what torch.save has ever written
+                file.seek(0)
+                return torch.load(file, map_location="cpu", weights_only=True)
+        reason = f"it begins with {start.decode(errors='replace')!r}" if start else "it is empty"
+        raise UserError(f"{path}: not a checkpoint: {reason}")
+    except UserError:
+        raise
     except pickle.UnpicklingError:
         raise UserError(
             f"{path}: contains more than weights, and reading it would run its code; or it is damaged. "
             "Save only its state_dict() where it comes from"
         ) from None
-    except (SafetensorError, RuntimeError, EOFError, KeyError, OSError) as error:
+    except Exception as error:  # a damaged pickle can raise anything
         reason = str(error).partition("\n")[0][:120] or type(error).__name__
         raise UserError(f"{path}: not a checkpoint, or damaged ({reason})") from None
 
 
 def _tensors_of(content: Any, path: Path) -> Tensors:
-    """The mapping from names to tensors, at any depth; a file with two of them is refused, not guessed."""
-    if _are_tensors(content):
-        return dict(content)
-    entries = content if isinstance(content, Mapping) else {}
-    known = [key for key in WRAPPERS if isinstance(entries.get(key), Mapping)]
-    others = [str(key) for key, value in entries.items() if key not in WRAPPERS and _are_tensors(value)]
-    if len(known) + len(others) > 1 and len(known) != 0:
-        raise UserError(
-            f"{path}: contains several networks ({', '.join([*known, *others])}); save only the one you mean: "
-            f"torch.save(torch.load(FILE)['{known[0]}'], 'one.pt')"
-        )
-    if known:
-        return _tensors_of(entries[known[0]], path)
-    contained = ", ".join(map(str, list(entries)[:8])) if entries else type(content).__name__
-    raise UserError(
-        f"{path}: no weights found (it contains: {contained}); expected tensors by name, or one of {WRAPPERS}"
-    )
+    """The mapping from names to tensors, inside wrappers; a file with two of them is refused, not guessed."""
+    for _ in range(MOST_WRAPPERS):
+        if _are_tensors(content):
+            return dict(content)
+        entries = content if isinstance(content, Mapping) else {}
+        known = [key for key in WRAPPERS if isinstance(entries.get(key), Mapping)]
+        others = [str(key) for key, value in entries.items() if key not in WRAPPERS and _are_tensors(value)]
+        if len(known) + len(others) > 1 and len(known) != 0:
+            raise UserError(
+                f"{path}: contains several networks ({', '.join([*known, *others])}); save only the one you mean: "
+                f"torch.save(torch.load(FILE)['{known[0]}'], 'one.pt')"
+            )
+        if not known:
+            contained = ", ".join(str(key)[:60] for key in list(entries)[:8]) if entries else type(content).__name__
+            raise UserError(
+                f"{path}: no weights found (it contains: {contained}); expected tensors by name, or one of {WRAPPERS}"
+            )
+        content = entries[known[0]]
+    raise UserError(f"{path}: no weights found within {MOST_WRAPPERS} levels of {WRAPPERS}; does it contain itself?")
+
+
+def _not_plain(value: Tensor) -> str:
+    """What kind of tensor it is, if it has no real numbers that can be read directly."""
+    kinds = {
+        "a meta tensor, with a shape and no values": value.is_meta,
+        "a sparse tensor": value.layout != torch.strided,
+        "a quantized tensor": value.is_quantized,
+        "a complex tensor": value.is_complex(),
+        "a nested tensor": value.is_nested,
+    }
+    return next((kind for kind, applies in kinds.items() if applies), "")
 
 
 def _are_tensors(content: Any) -> bool:
-    return isinstance(content, Mapping) and bool(content) and all(isinstance(v, Tensor) for v in content.values())
+    if not isinstance(content, Mapping) or not content:
+        return False
+    return all(isinstance(key, str) and isinstance(value, Tensor) for key, value in content.items())
 
 
 def _without_wrappers(tensors: Tensors, expected: Mapping[str, Tensor], path: Path) -> tuple[Tensors, Normalization]:

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from dynat.runtime.errors import UserError
-from dynat.runtime.files import atomic_write
+from dynat.runtime.files import atomic_write, check_readable
 
 
 def save_weights(model: nn.Module, path: Path, metadata: Mapping[str, str]) -> None:
@@ -21,7 +21,8 @@ def save_weights(model: nn.Module, path: Path, metadata: Mapping[str, str]) -> N
         name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
         for name, tensor in model.state_dict().items()
     }
-    atomic_write(path, lambda draft: save_file(tensors, draft, metadata=dict(metadata)))
+    content = save(tensors, dict(metadata))
+    atomic_write(path, lambda draft: draft.write_bytes(content))
 
 
 def load_weights(model: nn.Module, path: Path) -> dict[str, str]:
@@ -34,14 +35,34 @@ def load_weights(model: nn.Module, path: Path) -> dict[str, str]:
 def fill(model: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
     """Give `model` the weights that were read from `path`.
 
-    All or nothing: a missing or unexpected name, or another shape, is a `UserError` that leaves `model` unchanged.
+    All or nothing: a missing or unexpected name, another shape, or a value that no trained network has is a
+    `UserError` that leaves `model` unchanged.
     """
-    if problems := _differences(model.state_dict(), tensors):
+    expected = model.state_dict()
+    if problems := _differences(expected, tensors):
         raise UserError(f"{path}: these are not the weights of this {type(model).__name__}: {'; '.join(problems)}")
+    for name, value in tensors.items():
+        if reason := _unusable(name, value, expected[name]):
+            raise UserError(f"{path}: {name} {reason}, so no accuracy of this network would mean anything")
     model.load_state_dict(tensors)
 
 
+def _unusable(name: str, value: Tensor, expected: Tensor) -> str:
+    """Why a tensor of the right shape cannot be a weight of a trained network; empty if it can be."""
+    if not expected.is_floating_point():
+        return ""
+    if not value.is_floating_point():
+        return f"is of type {str(value.dtype).removeprefix('torch.')} and not of real numbers"
+    value = value.to(expected.dtype)
+    if not torch.isfinite(value).all():
+        return "contains NaN or infinite values"
+    if name.endswith("running_var") and (value < 0).any():
+        return "contains a negative variance"
+    return ""
+
+
 def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    check_readable(path, "file of weights")
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
             return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118

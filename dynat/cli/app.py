@@ -14,7 +14,9 @@ import yaml
 
 from dynat.cli.renamed import CommandGroup
 from dynat.config import ConfigError, Experiment, load, registry
-from dynat.config.merging import merge, read_yaml
+from dynat.config.base import MAX_THREADS, shortened
+from dynat.config.presets import merge_params
+from dynat.config.yaml_input import parse_yaml, why
 
 app = typer.Typer(
     cls=CommandGroup,
@@ -43,7 +45,14 @@ Set = Annotated[
 ]
 Params = Annotated[Path, typer.Option(metavar="FILE", help="The parameters to read.")]
 Device = Annotated[str, typer.Option(metavar="NAME", help="auto, cpu, cuda or cuda:1. auto is a free GPU, if any.")]
-Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads. By default those of the preset.")]
+Threads = Annotated[int | None, typer.Option(min=1, max=MAX_THREADS, help="CPU threads; default: the preset's.")]
+AllowPlugins = Annotated[
+    bool,
+    typer.Option(
+        "--allow-plugins",
+        help="Run the plug-ins that the files of the folder name. They are code: only if you trust it.",
+    ),
+]
 Data = Annotated[Path, typer.Option(metavar="FOLDER", help="Folder of the prepared data sets.")]
 Results = Annotated[Path, typer.Option(metavar="FOLDER", help="Folder of the results.")]
 State = Annotated[
@@ -55,19 +64,21 @@ DATA, RESULTS_FOLDER, STATE = Path("data"), Path("results"), Path("state")
 
 def read_experiment(params: Path, assignments: list[str] | None) -> Experiment:
     """The experiment of params.yaml and its preset, with the values of `--set` over both."""
-    given: dict[str, Any] = read_yaml(params)
+    given: dict[str, Any] = {}
     for assignment in assignments or []:
         key, equals, value = assignment.partition("=")
-        if not equals:
-            raise ConfigError(f"--set {assignment}: write KEY=VALUE, as in beta=6.0 or training.epochs=5")
+        shown = f"--set {shortened(assignment)}"
+        parts = key.split(".")
+        if not equals or not all(parts):
+            raise ConfigError(f"{shown}: write KEY=VALUE, as in beta=6.0 or training.epochs=5")
         try:
-            content: Any = yaml.safe_load(value)
-        except yaml.YAMLError:
-            raise ConfigError(f"--set {assignment}: '{value}' is not valid YAML") from None
-        for part in reversed(key.split(".")):
+            content: Any = parse_yaml(value)
+        except yaml.YAMLError as error:
+            raise ConfigError(f"{shown}: not valid YAML ({why(error)})") from None
+        for part in reversed(parts):
             content = {part: content}
-        given = merge(given, content)
-    return load(given, notice=notice)
+        given = merge_params(given, content)
+    return load(params, over=given, notice=notice)
 
 
 @contextmanager

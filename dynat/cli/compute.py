@@ -25,6 +25,7 @@ from dynat.cli.app import (
 )
 from dynat.cli.job import JobSettings
 from dynat.config import ConfigError
+from dynat.config.base import MAX_SEED
 from dynat.config.presets import PARAMS
 from dynat.results.paths import Paths
 
@@ -41,7 +42,7 @@ def data(params: Params = PARAMS, set_: Set = None, data: Data = DATA) -> None:
 @app.command(rich_help_panel=COMPUTE)
 def train(
     run: RunName = None,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the training.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, help="Seed of the training.")] = 0,
     params: Params = PARAMS,
     set_: Set = None,
     device: Device = "auto",

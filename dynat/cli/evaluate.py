@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-import yaml
+from pydantic import TypeAdapter, ValidationError
 
 from dynat.cli.app import CHECKPOINT, DATA, STATE, Data, Device, State, Threads, app, quick_imports, say
+from dynat.config.base import Real, problems, shortened
+from dynat.config.names import as_run_name, file_name
 from dynat.results.paths import SingleRunPaths, evaluation_folder
+from dynat.runtime.errors import UserError
 
 File = Annotated[Path, typer.Argument(metavar="FILE", help="The weights, as safetensors or a torch file.")]
 Arch = Annotated[str, typer.Option(metavar="NAME", help="The network of the weights: resnet18, wrn34-10, ...")]
@@ -76,7 +78,9 @@ def evaluate(
         from dynat.runtime.device import use_threads
 
     use_threads(threads)
-    name = re.sub(r"[^A-Za-z0-9._-]|^[^A-Za-z0-9]+", "-", file.stem).strip("-.") or "checkpoint"
+    name = as_run_name(file.stem)
+    if expect is not None and not 0 <= expect <= 100:
+        raise UserError(f"--expect {expect:g}: an accuracy in percent, from 0 to 100")
     settings = {"images": images, "batch": batch, "surrogate": surrogate}
     normalization = {"mean": mean, "std": std}
     request = CheckpointRequest(
@@ -84,10 +88,10 @@ def evaluate(
         arch=arch,
         dataset=dataset,
         size=size,
-        attacks=tuple(_list(attacks)),
+        attacks=_attack_names(attacks),
         threat={"eps": eps, "norm": norm},
         settings={key: value for key, value in settings.items() if value is not None},
-        normalization={key: _list(value) for key, value in normalization.items() if value is not None},
+        normalization={key: _numbers(value, f"--{key}") for key, value in normalization.items() if value is not None},
         expected_accuracy=expect,
         sanity_checks=sanity,
     )
@@ -95,7 +99,29 @@ def evaluate(
     evaluate_checkpoint(request, name=name, paths=paths, device=device, say=say)
 
 
-def _list(text: str) -> list[Any]:
+def _list(text: str, option: str) -> list[str]:
     """The entries of 'a,b,c', with or without brackets."""
-    entries = yaml.safe_load(f"[{text.strip().removeprefix('[').removesuffix(']')}]")
-    return [str(entry) for entry in entries]
+    entries = [entry.strip(" '\"") for entry in text.strip().removeprefix("[").removesuffix("]").split(",")]
+    if not all(entries):
+        raise UserError(f"{option} {shortened(text)}: an entry is empty; write a,b,c")
+    return entries
+
+
+def _attack_names(text: str) -> tuple[str, ...]:
+    option = "--attacks"
+    entries = _list(text, option)
+    for entry in entries:
+        if entries.count(entry) > 1:
+            raise UserError(f"{option}: {shortened(entry)} is named twice")
+        try:
+            file_name(entry, "attack")
+        except ValueError as error:
+            raise UserError(f"{option}: {error}") from None
+    return tuple(entries)
+
+
+def _numbers(text: str, option: str) -> list[float]:
+    try:
+        return TypeAdapter(list[Real]).validate_python(_list(text, option))
+    except ValidationError as error:
+        raise UserError("\n".join(problems(error, f"{option} {shortened(text)}: "))) from None

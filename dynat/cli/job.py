@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -12,6 +13,7 @@ from pydantic import BaseModel
 
 from dynat.cli.app import DATA, RESULTS_FOLDER, STATE, Data, Device, Results, State, Threads, app, quick_imports, say
 from dynat.config import (
+    ConfigError,
     DatasetConfig,
     EvaluationSpec,
     Experiment,
@@ -21,6 +23,8 @@ from dynat.config import (
     TransferSpec,
     registry,
 )
+from dynat.config.base import MAX_SEED
+from dynat.config.resolve import checked
 from dynat.results.paths import Paths
 
 
@@ -128,7 +132,7 @@ JOBS: dict[str, tuple[type[BaseModel], Callable[[Any, JobSettings], None]]] = {
 def job(
     kind: Annotated[str, typer.Argument(help=f"One of: {', '.join(JOBS)}.")],
     spec: Annotated[str, typer.Option(metavar="JSON", help="The resolved config of the job.")],
-    seed: Annotated[int, typer.Option(min=0, help="Of a training.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, help="Of a training.")] = 0,
     device: Device = "auto",
     threads: Threads = None,
     data: Data = DATA,
@@ -137,4 +141,22 @@ def job(
 ) -> None:
     """Run one job of the pipeline from its resolved spec, as its rule does."""
     model, run = JOBS[registry.known("kind of job", kind, JOBS)]
-    run(model.model_validate_json(spec), JobSettings(Paths(data, results, state), seed, device, threads))
+    content = _content(spec, f"job {kind} --spec")
+    run(
+        checked(model, content, f"job {kind} --spec: "), JobSettings(Paths(data, results, state), seed, device, threads)
+    )
+
+
+def _content(spec: str, where: str) -> dict[str, Any]:
+    """The spec as a mapping; its plug-ins, which the config of the one who calls this command names, are imported."""
+    try:
+        content = json.loads(spec)
+    except (ValueError, RecursionError):
+        raise ConfigError(f"{where}: not a spec in JSON") from None
+    if not isinstance(content, dict):
+        raise ConfigError(f"{where}: not a spec: expected a JSON object, found {type(content).__name__}")
+    plugins = content.get("plugins", [])
+    if not isinstance(plugins, list) or not all(isinstance(name, str) for name in plugins):
+        raise ConfigError(f"{where}: plugins: expected a list of names")
+    registry.import_plugins(plugins)
+    return content

@@ -8,8 +8,9 @@ from typing import Annotated
 import typer
 
 from dynat.cli import job
-from dynat.cli.app import RESULTS, RESULTS_FOLDER, Params, Results, Set, app, named, read_experiment, say
+from dynat.cli.app import RESULTS, RESULTS_FOLDER, AllowPlugins, Params, Results, Set, app, named, read_experiment, say
 from dynat.cli.job import JobSettings
+from dynat.config import registry
 from dynat.config.presets import PARAMS
 from dynat.results.paths import Paths, export_folder
 
@@ -20,11 +21,13 @@ def metrics(
     attack: Annotated[
         list[str] | None, typer.Option(metavar="NAME", help="Count only this attack. Repeatable. By default all.")
     ] = None,
+    allow_plugins: AllowPlugins = False,
 ) -> None:
     """Compute a run's metrics.json from the outcomes of its attacks."""
     from dynat.results.metrics import write_metrics
 
-    print(write_metrics(folder, attack))
+    with registry.plugins_allowed(allow_plugins):
+        print(write_metrics(folder, attack))
 
 
 @app.command(rich_help_panel=RESULTS)
@@ -42,26 +45,30 @@ def export(
     params: Params = PARAMS,
     set_: Set = None,
     results: Results = RESULTS_FOLDER,
+    allow_plugins: AllowPlugins = False,
 ) -> None:
     """Export a run: weights, code that loads them, model card, LaTeX row, entry for RobustBench."""
     from dynat.jobs.export import evaluated_checkpoint, export_run
 
-    source = evaluated_checkpoint(Path(run or ""))
-    if source is None:
-        experiment = read_experiment(params, set_)
-        source = experiment, named(run, experiment.rows, "run"), Paths(results=results)
-    export_run(*source, out=out or export_folder(source[1]), say=say)
+    with registry.plugins_allowed(allow_plugins):
+        source = evaluated_checkpoint(Path(run or ""))
+        if source is None:
+            experiment = read_experiment(params, set_)
+            source = experiment, named(run, experiment.rows, "run"), Paths(results=results)
+        export_run(*source, out=out or export_folder(source[1]), say=say)
 
 
 @app.command(rich_help_panel=RESULTS)
 def diff(
     one: Annotated[Path, typer.Argument(help="A results folder: results/<preset>")],
     other: Annotated[Path, typer.Argument(help="Another one, from another machine or another version.")],
+    allow_plugins: AllowPlugins = False,
 ) -> None:
     """Compare the metrics of two results folders, bit for bit. The exit code is 1 if they differ."""
     from dynat.jobs.diff import differences, runs_in
 
-    lines = differences(one, other)
+    with registry.plugins_allowed(allow_plugins):
+        lines = differences(one, other)
     for line in lines:
         print(line)
     if lines:

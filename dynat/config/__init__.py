@@ -5,7 +5,7 @@ from dynat.config.base import ConfigError
 from dynat.config.checkpoint import Checkpoint, Normalization
 from dynat.config.dataset import DatasetConfig, ThreatModel
 from dynat.config.experiment import Experiment
-from dynat.config.presets import digest, load, of_content
+from dynat.config.presets import digest, load, of_content, of_file
 from dynat.config.run import Run
 from dynat.config.specs import EvaluationSpec, ImportSpec, JobSpec, SanitySpec, TrainingSpec, TransferSpec
 
@@ -28,4 +28,5 @@ __all__ = [
     "digest",
     "load",
     "of_content",
+    "of_file",
 ]

@@ -7,8 +7,10 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator, model_validator
 
 from dynat.config import registry
-from dynat.config.base import Count, NotNegative, Positive, Seed, StrictModel, Whole
+from dynat.config.base import Count, NotNegative, Positive, Seed, StrictModel
 from dynat.config.dataset import ThreatModel
+
+SOME = Field(min_length=1, max_length=100)
 
 SurrogatePrecision = Literal["auto", "none", "float32", "float16", "bfloat16"]
 
@@ -77,11 +79,11 @@ class SanityConfig(StrictModel):
 
     images: Count = 200
     """Number of test images, the first ones."""
-    radii: Annotated[tuple[NotNegative, ...], Field(min_length=1)] = (0, 0.25, 0.5, 0.75, 1, 1.25, 1.5, 1.75, 2)
+    radii: Annotated[tuple[NotNegative, ...], SOME] = (0, 0.25, 0.5, 0.75, 1, 1.25, 1.5, 1.75, 2)
     """PGD-20 at these multiples of the `eps` of the threat model."""
-    steps: Annotated[tuple[Count, ...], Field(min_length=1)] = (1, 2, 5, 10, 20, 50, 100)
+    steps: Annotated[tuple[Count, ...], SOME] = (1, 2, 5, 10, 20, 50, 100)
     """PGD with these numbers of steps, each of a quarter of `eps`; at least one above 20."""
-    restarts: Annotated[Whole, Field(ge=2)] = 5
+    restarts: Annotated[Count, Field(ge=2)] = 5
     """PGD-20 with this number of restarts, compared with one."""
     queries: Count = 1000
     """Queries of the Square attack, which uses no gradient."""

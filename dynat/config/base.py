@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 from fractions import Fraction
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
 
 from dynat.config.renamed import renamed_key
 from dynat.runtime.errors import UserError
@@ -15,6 +24,11 @@ from dynat.runtime.errors import UserError
 
 class ConfigError(UserError):
     """A config that cannot be run. Its text is meant for the person who wrote the config."""
+
+
+def shortened(text: str, length: int = 60) -> str:
+    """The text as a message shows it."""
+    return text if len(text) <= length else f"{text[: length - 3]}..."
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
@@ -38,8 +52,17 @@ class StrictModel(BaseModel):
                 if key not in cls.model_fields:
                     now = renamed_key(str(key), cls.model_fields)
                     advice = f"it is now '{now}'" if now else nearest(str(key), cls.model_fields)
-                    raise ValueError(f"unknown key '{key}': {advice}")
+                    raise ValueError(f"unknown key '{shortened(str(key))}': {advice}")
         return value
+
+
+DECIMAL = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)(e[+-]?[0-9]{1,3})?", re.IGNORECASE | re.ASCII)
+MAX_DIGITS = 50
+"""Characters of a number; arithmetic with a fraction of a million digits would take minutes."""
+LARGEST, SMALLEST = 1e6, 1e-9
+"""The range of every number in a config, beside zero. What is beyond is a slip of the keyboard."""
+
+MAX_THREADS, MAX_SEED = 1024, 2**32 - 1
 
 
 def _number(value: Any) -> Any:
@@ -47,56 +70,81 @@ def _number(value: Any) -> Any:
     if isinstance(value, bool):
         raise ValueError("expected a number, not true or false")
     if isinstance(value, str):
-        numerator, slash, denominator = value.partition("/")
+        parts = [part.strip() for part in value.split("/")]
         try:
-            if not slash:
-                return float(value)
-            if "/" in denominator:
+            if len(value) > MAX_DIGITS or len(parts) > 2 or not all(map(DECIMAL.fullmatch, parts)):
                 raise ValueError
-            return float(Fraction(numerator.strip()) / Fraction(denominator.strip()))
+            return float(parts[0]) if len(parts) == 1 else float(Fraction(parts[0]) / Fraction(parts[1]))
         except (ValueError, ZeroDivisionError, OverflowError):
-            raise ValueError(f"'{value}' is not a number; write 0.031, 8/255 or 2.5/255") from None
+            raise ValueError(f"'{shortened(value)}' is not a number; write 0.031, 8/255 or 2.5/255") from None
+    if isinstance(value, int) and abs(value) > LARGEST**2:
+        raise ValueError("the number is too large")
     return value
+
+
+def _sensible(value: float) -> float:
+    if value != 0 and abs(value) < SMALLEST:
+        raise ValueError(f"{value:g} is too small to have an effect: at least {SMALLEST:g}")
+    if abs(value) > LARGEST:
+        raise ValueError(f"should be less than or equal to {LARGEST:g}")
+    return value
+
+
+def _at_most(limit: int) -> AfterValidator:
+    """A bound that every field of a type has; the manual does not repeat it."""
+
+    def check(value: int) -> int:
+        if value > limit:
+            raise ValueError(f"should be less than or equal to {limit}")
+        return value
+
+    return AfterValidator(check)
 
 
 def _whole(value: Any) -> Any:
     if isinstance(value, bool):
         raise ValueError("expected a whole number, not true or false")
+    if isinstance(value, str) and len(value) > MAX_DIGITS:
+        raise ValueError(f"'{shortened(value)}' is not a whole number")
     return value
 
 
-Real = Annotated[float, BeforeValidator(_number)]
+Real = Annotated[float, BeforeValidator(_number), AfterValidator(_sensible)]
 Whole = Annotated[int, BeforeValidator(_whole)]
 Positive = Annotated[Real, Field(gt=0)]
 NotNegative = Annotated[Real, Field(ge=0)]
 Share = Annotated[Real, Field(ge=0, le=1)]
-Count = Annotated[Whole, Field(ge=1)]
-Seed = Annotated[Whole, Field(ge=0)]
+Count = Annotated[Whole, Field(ge=1), _at_most(1_000_000)]
+Threads = Annotated[Count, Field(le=MAX_THREADS)]
+Seed = Annotated[Whole, Field(ge=0), _at_most(MAX_SEED)]
 
 
 def _seed_list(value: Any) -> Any:
-    """One number is a list of one; no seed, or the same one twice, is a mistake."""
+    """One number is a list of one; no seed is a mistake."""
     if isinstance(value, int) and not isinstance(value, bool):
         return (value,)
-    if isinstance(value, list | tuple):
-        if not value:
-            raise ValueError("name at least one, such as [0]")
-        if len(set(map(str, value))) < len(value):
-            raise ValueError(f"{list(value)} names a seed twice")
+    if isinstance(value, list | tuple) and not value:
+        raise ValueError("name at least one, such as [0]")
     return value
 
 
-Seeds = Annotated[tuple[Seed, ...], BeforeValidator(_seed_list)]
+def _no_seed_twice(value: tuple[int, ...]) -> tuple[int, ...]:
+    if len(set(value)) < len(value):
+        raise ValueError(f"{list(value)} names a seed twice")
+    return value
+
+
+Seeds = Annotated[tuple[Seed, ...], Field(max_length=1000), BeforeValidator(_seed_list), AfterValidator(_no_seed_twice)]
 
 
 def problems(error: ValidationError, prefix: str = "") -> list[str]:
     """One line for each problem: the field, the reason, the given value."""
     lines = []
     for problem in error.errors():
-        field = ".".join(str(part) for part in problem["loc"] if part != "[key]")
+        field = ".".join(shortened(str(part)) for part in problem["loc"] if part != "[key]")
         reason = problem["msg"].removeprefix("Value error, ")
         given = problem.get("input")
-        shown = f" (given: {given!r})" if isinstance(given, str | int | float | bool) else ""
+        shown = f" (given: {shortened(repr(given))})" if isinstance(given, str | int | float | bool) else ""
         where = f"{prefix}{field}" if field else prefix.rstrip(". :")
         lines.append(f"{where}: {reason}{shown}" if where else f"{reason}{shown}")
     return lines

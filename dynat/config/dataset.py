@@ -7,13 +7,15 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator, model_validator
 
 from dynat.config import registry
-from dynat.config.base import Count, Positive, Real, Seed, StrictModel
+from dynat.config.base import Count, Positive, Real, Seed, StrictModel, shortened
+
+DatasetName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$", max_length=100)]
 
 
 class DatasetConfig(StrictModel):
     """Where the images come from and how they are split."""
 
-    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")]
+    name: DatasetName
     """The folder under `data/` and the name in every caption: lower-case letters, digits, `.`, `_`, `-`."""
     source: str
     """Where the images come from: `digits`, `cifar10`, `cifar100`, or `folder` (one folder per class)."""
@@ -21,7 +23,7 @@ class DatasetConfig(StrictModel):
     """`folder`: the folder that holds `train/` and `test/`. CIFAR: a folder that already holds the archive."""
     mirror: str | None = None
     """CIFAR: the URL of a folder to download the archive from instead of the official one; its checksum is verified."""
-    size: Count | None = None
+    size: Annotated[Count, Field(le=2048)] | None = None
     """`folder` only, and required there: the side in pixels of the square to which every image is resized."""
     validation: Annotated[Real, Field(gt=0, lt=0.5)] = 0.04
     """Share of the training images held out, evenly over the classes, to choose the `best` epoch."""
@@ -39,6 +41,15 @@ class DatasetConfig(StrictModel):
             raise ValueError("a 'folder' data set needs path (a folder with train/ and test/) and size (pixels)")
         if self.source != "folder" and self.size is not None:
             raise ValueError(f"size is read by source 'folder' only, not by '{self.source}'")
+        if self.source == "digits" and self.path is not None:
+            raise ValueError("path is read by the sources 'folder' and CIFAR, not by 'digits'")
+        if self.source not in ("cifar10", "cifar100") and self.mirror is not None:
+            raise ValueError(f"mirror is read by 'cifar10' and 'cifar100' only, not by '{self.source}'")
+        if self.mirror is not None and not self.mirror.startswith(("http://", "https://")):
+            raise ValueError(
+                f"mirror '{shortened(self.mirror)}' is not a URL that starts with http:// or https://; "
+                "for a folder of this machine set path"
+            )
         return self
 
 

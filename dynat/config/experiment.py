@@ -8,9 +8,10 @@ from pydantic import Field, model_validator
 
 from dynat.config import registry
 from dynat.config.attacks import AttackConfig, SanityConfig
-from dynat.config.base import Count, Seeds, nearest
+from dynat.config.base import Seeds, Threads, nearest, shortened
 from dynat.config.checkpoint import Checkpoint
 from dynat.config.dataset import DatasetConfig, ThreatModel
+from dynat.config.names import AttackName, PresetName, RunName, refuse_false_name
 from dynat.config.run import Run
 from dynat.config.specs import EvaluationSpec, ImportSpec, SanitySpec, TrainingSpec, TransferSpec, WithPlugins
 
@@ -18,18 +19,18 @@ from dynat.config.specs import EvaluationSpec, ImportSpec, SanitySpec, TrainingS
 class Experiment(WithPlugins):
     """A preset with params.yaml merged over it: all that the DAG, a training or an attack may read."""
 
-    preset: str
+    preset: PresetName
     dataset: DatasetConfig
     threat: ThreatModel
-    runs: dict[str, Run] = Field(default_factory=dict)
+    runs: dict[RunName, Run] = Field(default_factory=dict)
     """The trained rows."""
-    checkpoints: dict[str, Checkpoint] = Field(default_factory=dict)
+    checkpoints: dict[RunName, Checkpoint] = Field(default_factory=dict)
     """The third-party rows."""
     seeds: dict[str, Seeds]
     """The seeds of each row; (0,) for a checkpoint."""
-    attacks: Annotated[dict[str, AttackConfig], Field(min_length=1)]
+    attacks: Annotated[dict[AttackName, AttackConfig], Field(min_length=1)]
     sanity: SanityConfig = SanityConfig()
-    threads: Count = 1
+    threads: Threads = 1
     """CPU threads of one training or attack."""
     headline: str = ""
     """The attack by which the figures sort and compare."""
@@ -39,7 +40,14 @@ class Experiment(WithPlugins):
         if not self.rows:
             raise ValueError("runs: name at least one run or checkpoint")
         if self.headline not in self.attacks:
-            raise ValueError(f"headline: unknown attack '{self.headline}': {nearest(self.headline, self.attacks)}")
+            raise ValueError(
+                f"headline: unknown attack '{shortened(self.headline)}': {nearest(self.headline, self.attacks)}"
+            )
+        for name, attack in self.attacks.items():
+            try:
+                refuse_false_name(name, attack.kind, attack.steps)
+            except ValueError as error:
+                raise ValueError(f"attacks.{name}: {error}") from None
         return self
 
     @property

@@ -1,17 +1,13 @@
-"""What a config is written in: YAML, read from files and command lines, one layer merged over another."""
+"""One layer of a config merged over another."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Union, get_args, get_origin
 
-import yaml
 from pydantic import BaseModel
-
-from dynat.config.base import ConfigError
 
 
 @dataclass(frozen=True)
@@ -31,21 +27,6 @@ class LayerRows:
     """Marks a field that maps names to rows, each with some fields of a model."""
 
     model: type[BaseModel]
-
-
-def read_yaml(path: Path) -> dict[str, Any]:
-    """The mapping that a file holds; an empty file is an empty mapping."""
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ConfigError(f"{path}: no such file (run from the project's folder)") from None
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: not valid YAML: {error}") from None
-    if content is None:
-        return {}
-    if not isinstance(content, dict):
-        raise ConfigError(f"{path}: expected 'key: value' lines, not {type(content).__name__}")
-    return content
 
 
 def merge(base: Mapping[str, Any], over: Mapping[str, Any], schema: Layer | LayerRows | None = None) -> dict[str, Any]:
@@ -87,13 +68,3 @@ def _models(annotation: Any) -> list[type[BaseModel]]:
     if get_origin(annotation) in (Union, UnionType, Annotated):
         return [model for part in get_args(annotation) for model in _models(part)]
     return []
-
-
-def parsed(value: Any) -> Any:
-    """Read `seeds=[0,1]` as YAML: `snakemake --config` passes it as text."""
-    if isinstance(value, str) and value.strip()[:1] in ("[", "{"):
-        try:
-            return yaml.safe_load(value)
-        except yaml.YAMLError:
-            raise ConfigError(f"{value}: not a complete list or mapping; write [0, 1] or {{epochs: 5}}") from None
-    return value

@@ -7,41 +7,56 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, PlainValidator
 
 from dynat.config.attacks import AttackConfig, SanityConfig
-from dynat.config.base import Count, NotNegative, Seeds, StrictModel
+from dynat.config.base import NotNegative, Seeds, StrictModel, Threads, shortened
 from dynat.config.checkpoint import Checkpoint
 from dynat.config.dataset import DatasetConfig, ThreatModel
 from dynat.config.merging import Layer, LayerRows, merge
+from dynat.config.names import PresetName
 from dynat.config.run import Run
 
 
 def _lines(value: Any) -> Any:
     if not isinstance(value, dict):
         raise ValueError("expected 'key: value' lines")
+    for key in value:
+        if not isinstance(key, str):
+            raise ValueError(f"YAML reads the name {key!r} as a {type(key).__name__}: write it in quotes")
     return value
 
 
-def _one_or_several(value: Any) -> Any:
-    return (value,) if isinstance(value, str) else value
+def _names(value: Any) -> Any:
+    """One name is a list of one; anything but text, or the same name twice, is a mistake."""
+    given = (value,) if isinstance(value, str) else value
+    if not isinstance(given, list | tuple):
+        raise ValueError("expected a list of names, such as [at, dynat]")
+    for name in given:
+        if not isinstance(name, str):
+            raise ValueError(f"{shortened(repr(name))} is not a name; YAML needs quotes around numbers, yes and no")
+        if given.count(name) > 1:
+            raise ValueError(f"'{shortened(name)}' is named twice")
+    return tuple(given)
 
 
 def _attacks(value: Any) -> dict[str, Any] | list[str]:
-    if isinstance(value, list):
-        return [str(name) for name in value]
-    section: dict[str, Any] = _lines(value)
-    return section
+    if isinstance(value, dict):
+        section: dict[str, Any] = _lines(value)
+        return section
+    if not isinstance(value, list):
+        raise ValueError("expected a list of names or 'key: value' lines")
+    return list(_names(value))
 
 
 Section = Annotated[dict[str, Any], BeforeValidator(_lines)]
-Names = Annotated[tuple[str, ...], BeforeValidator(_one_or_several)]
+Names = Annotated[tuple[str, ...], BeforeValidator(_names)]
 Attacks = Annotated[dict[str, Any] | list[str], PlainValidator(_attacks)]
 
 
 class PresetInput(StrictModel):
     """An experiment as it is written down, or a part of one; `null` is the same as not given."""
 
-    preset: str | None = None
+    preset: PresetName | None = None
     """In `params.yaml` only: the experiment to start from, a file in `config/presets/`; by default `digits`."""
-    extends: str | None = None
+    extends: PresetName | None = None
     """In presets only: the preset that this one changes."""
     beta: NotNegative | None = None
     """Weight of the target's loss against the guide's, `L = CE(guide, y) + beta * L_target`, in every run with dynamic
@@ -65,13 +80,13 @@ class PresetInput(StrictModel):
     """The columns of the table by name, or a list that chooses among them; see [attacks](#attacks)."""
     sanity: Annotated[Section | None, Layer(SanityConfig)] = None
     """The sanity checks; see [sanity](#sanity)."""
-    threads: Count | None = None
+    threads: Threads | None = None
     """CPU threads of one training or attack; by default 1."""
     headline: str | None = None
     """The attack that figures and the report sort and compare by; by default the last one."""
     plugins: Names | None = None
-    """Python modules that are imported before any name is looked up; see
-    [docs/add-a-method.md](../docs/add-a-method.md)."""
+    """Python modules that are imported before any name is looked up: they are code and run with your rights; see
+    [docs/add-a-method.md](../docs/add-a-method.md#plug-ins-are-code)."""
 
     def given(self) -> dict[str, Any]:
         """The keys that have a value."""

@@ -13,12 +13,14 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from dynat.config import registry
 from dynat.config.base import ConfigError, nearest
 from dynat.config.experiment import Experiment
-from dynat.config.merging import Layer, merge, parsed, read_yaml
+from dynat.config.merging import Layer, merge
 from dynat.config.preset_input import PresetInput
 from dynat.config.renamed import ALIASES
 from dynat.config.resolve import checked, resolve
+from dynat.config.yaml_input import parsed, read_yaml
 
 PRESETS = Path("config/presets")
 PARAMS = Path("params.yaml")
@@ -30,15 +32,30 @@ def _ignore(text: str) -> None:
     """What is done with notices by default."""
 
 
-def load(params: Mapping[str, Any] | Path = PARAMS, *, presets: Path = PRESETS, notice: Notice = _ignore) -> Experiment:
+def load(
+    params: Mapping[str, Any] | Path = PARAMS,
+    *,
+    over: Mapping[str, Any] | None = None,
+    presets: Path = PRESETS,
+    notice: Notice = _ignore,
+) -> Experiment:
     """The experiment that params describe; `ConfigError` says where and why it cannot be run.
 
-    `notice` gets a sentence for each old name that is still accepted.
+    `over` is the content of the command line. `notice` gets a sentence for each old name that is still accepted.
     """
+    where = str(params) if isinstance(params, Path) else PARAMS.name
     content = read_yaml(params) if isinstance(params, Path) else params
-    given = _read(content, "params.yaml", notice)
+    given = _read(merge_params(content, over or {}), where, notice)
+    if given.extends is not None:
+        raise ConfigError(f"{where}: extends is for presets; here write preset: {given.extends}")
     name = given.preset or "digits"
-    return resolve(name, _preset(name, presets, notice), given)
+    experiment = resolve(name, _preset(name, presets, notice), given)
+    for row, checkpoint in experiment.checkpoints.items():
+        if set("{}") & set(checkpoint.file):
+            raise ConfigError(
+                f"checkpoints.{row}.file: {checkpoint.file}: Snakemake reads braces as a wildcard: rename it"
+            )
+    return experiment
 
 
 def merge_params(params: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
@@ -49,6 +66,18 @@ def merge_params(params: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str
 def of_content(content: Mapping[str, Any], name: str) -> Experiment:
     """An experiment that is in no file: `content` is what a preset would hold, `name` its name."""
     return resolve(name, _read(content, name, _ignore), PresetInput())
+
+
+def of_file(file: Path) -> Experiment:
+    """The resolved experiment that a folder of results holds. Plug-ins that it names are not imported unasked."""
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"{file}: not valid JSON ({error}); delete {file.parent} and evaluate again") from None
+    if not isinstance(content, dict):
+        raise ConfigError(f"{file}: expected a JSON object, found {type(content).__name__}")
+    registry.require_plugins(content.get("plugins"), str(file))
+    return checked(Experiment, content, f"{file}: ")
 
 
 def _read(content: Mapping[str, Any], where: str, notice: Notice) -> PresetInput:
@@ -73,7 +102,12 @@ def _preset(name: str, presets: Path, notice: Notice, above: tuple[str, ...] = (
         raise ConfigError(f"preset: there is no {file}: {nearest(name, shipped)}")
     if name in above:
         raise ConfigError(f"{file}: extends itself: {' -> '.join((*above, name))}")
-    content = _read(read_yaml(file), str(file), notice)
+    written = read_yaml(file)
+    if not written:
+        raise ConfigError(f"{file}: is empty; see config/README.md for what a preset holds")
+    content = _read(written, str(file), notice)
+    if content.preset is not None:
+        raise ConfigError(f"{file}: preset is for params.yaml; here write extends: {content.preset}")
     if content.extends is None:
         return content
     return _preset(content.extends, presets, notice, (*above, name)).with_layer(content)

@@ -8,12 +8,16 @@ from __future__ import annotations
 
 import importlib
 import re
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from dynat.config import method_options as options
-from dynat.config.base import ConfigError, StrictModel, nearest
+from dynat.config.base import ConfigError, StrictModel, nearest, shortened
+from dynat.runtime.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,8 @@ class AttackInfo:
     """Its default number of steps."""
     norms: tuple[str, ...] = ("linf", "l2")
     """The norms that it supports."""
+    searches: bool = True
+    """Whether it changes images at all, and so reads `eps`, `norm` and `seed`."""
 
 
 KIND_SETTINGS = ("steps", "step_size", "start", "restarts", "binary_search_steps")
@@ -95,6 +101,9 @@ NETWORKS: dict[str, str] = {
     "wrn<depth>-<width>": "dynat.models.wideresnet:wide_resnet",
 }
 
+MAX_DEPTH, MAX_WIDTH = 202, 32
+"""Of a WideResNet; 106 and 16 is the largest that was published."""
+
 SOURCES: dict[str, str] = {
     "digits": "dynat.data.digits:prepare",
     "cifar10": "dynat.data.cifar:prepare",
@@ -105,7 +114,7 @@ SOURCES: dict[str, str] = {
 _ASCENT = ("steps", "step_size", "start", "restarts")
 
 ATTACKS: dict[str, AttackInfo] = {
-    "clean": AttackInfo("dynat.attacks.first_order:clean"),
+    "clean": AttackInfo("dynat.attacks.first_order:clean", searches=False),
     "fgsm": AttackInfo("dynat.attacks.first_order:fgsm", reads=("step_size", "start", "restarts")),
     "pgd": AttackInfo("dynat.attacks.first_order:pgd", reads=_ASCENT, steps=20),
     "cw": AttackInfo("dynat.attacks.first_order:cw", reads=_ASCENT, steps=20),
@@ -128,14 +137,19 @@ def attack_parts(kind: str) -> tuple[str, ...]:
 def known(kind: str, name: str, table: Mapping[str, Any]) -> str:
     """The name, if the table has it; otherwise an error with the nearest known one."""
     if name not in table:
-        raise ConfigError(f"unknown {kind} '{name}': {nearest(name, table)}")
+        raise ConfigError(f"unknown {kind} '{shortened(name)}': {nearest(name, table)}")
     return name
 
 
 def network_entry(name: str) -> tuple[str, dict[str, int]]:
     """The table entry and the sizes that a network's name stands for."""
-    wide = re.fullmatch(r"wrn(\d+)-(\d+)", name)
+    wide = re.fullmatch(r"wrn([0-9]+)-([0-9]+)", name)
     if wide:
+        if len(name) > 20 or int(wide[1]) > MAX_DEPTH or int(wide[2]) > MAX_WIDTH:
+            raise ConfigError(
+                f"'{shortened(name)}': a WideResNet's depth is at most {MAX_DEPTH} and its width at most {MAX_WIDTH}; "
+                "no larger one fits in memory"
+            )
         depth, width = int(wide[1]), int(wide[2])
         if depth < 10 or (depth - 4) % 6:
             raise ConfigError(f"'{name}': a WideResNet's depth is 6n+4 (10, 16, 22, 28, 34, ...)")
@@ -144,16 +158,8 @@ def network_entry(name: str) -> tuple[str, dict[str, int]]:
         return NETWORKS["wrn<depth>-<width>"], {"depth": depth, "width": width}
     if name not in NETWORKS:
         examples = [n for n in NETWORKS if "<" not in n] + ["wrn34-10"]
-        raise ConfigError(f"unknown network '{name}': {nearest(name, examples)}")
+        raise ConfigError(f"unknown network '{shortened(name)}': {nearest(name, examples)}")
     return NETWORKS[name], {}
-
-
-def attack_from_name(name: str) -> dict[str, Any]:
-    """`pgd-20`, `cw-100` and `square-500` say their kind and steps by themselves; a bare kind is its own name."""
-    counted = re.fullmatch(r"(pgd|cw|square)-(\d+)", name)
-    if counted:
-        return {"kind": counted[1], "steps": int(counted[2])}
-    return {"kind": name} if name in ATTACKS else {}
 
 
 def locate(where: str) -> Any:
@@ -162,9 +168,24 @@ def locate(where: str) -> Any:
     return getattr(importlib.import_module(module), attribute)
 
 
-def import_plugins(modules: tuple[str, ...]) -> None:
-    """Modules named in the config; each adds its entries to the tables above when it is imported."""
+_PLUGINS_ALLOWED: ContextVar[bool] = ContextVar("plugins_allowed", default=False)
+
+
+@contextmanager
+def plugins_allowed(allowed: bool = True) -> Iterator[None]:
+    """Whether plug-ins that a file of results names may be imported."""
+    token = _PLUGINS_ALLOWED.set(allowed)
+    try:
+        yield
+    finally:
+        _PLUGINS_ALLOWED.reset(token)
+
+
+def import_plugins(modules: Iterable[str]) -> None:
+    """Run the modules that the user's own config names; each adds its entries to the tables above."""
     for module in modules:
+        if not re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)*", module):
+            raise ConfigError(f"plugins: '{shortened(module)}' is not the name of a Python module, such as my_method")
         try:
             importlib.import_module(module)
         except ModuleNotFoundError as error:
@@ -172,3 +193,18 @@ def import_plugins(modules: tuple[str, ...]) -> None:
                 f"plugins: module '{module}' cannot be imported ({error}); "
                 "is its folder on PYTHONPATH or its package installed?"
             ) from None
+
+
+def require_plugins(modules: object, where: str) -> None:
+    """The plug-ins that a file of results names. They are code, so a file alone does not make them run.
+
+    Nothing is imported unless the config named them already, or the caller allowed it.
+    """
+    named = modules if isinstance(modules, list | tuple) else []
+    missing = [name for name in named if isinstance(name, str) and name not in sys.modules]
+    if missing and not _PLUGINS_ALLOWED.get():
+        raise UserError(
+            f"{where}: names plugins ({shortened(', '.join(missing))}), which are Python code and were not run. If you "
+            "trust them, name them in plugins: of params.yaml, or give --allow-plugins to dynat export, metrics or diff"
+        )
+    import_plugins(missing)

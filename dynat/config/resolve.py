@@ -6,7 +6,6 @@ model where they name none.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
@@ -14,11 +13,12 @@ from pydantic import BaseModel, ValidationError
 
 from dynat.config import registry
 from dynat.config.attacks import AttackConfig, SanityConfig
-from dynat.config.base import ConfigError, nearest, problems
+from dynat.config.base import ConfigError, nearest, problems, shortened
 from dynat.config.checkpoint import Checkpoint
 from dynat.config.dataset import DatasetConfig, ThreatModel
 from dynat.config.experiment import Experiment
 from dynat.config.merging import Layer, LayerRows, merge
+from dynat.config.names import attack_from_name, file_name
 from dynat.config.preset_input import PresetInput
 from dynat.config.run import Run
 
@@ -72,13 +72,13 @@ def _selected(runs: dict[str, Any], select: tuple[str, ...] | None, checkpoints:
         raise ConfigError(f"select: choose at least one: {', '.join([*runs, *checkpoints])}")
     for name in select:
         if name not in runs and name not in checkpoints:
-            raise ConfigError(f"select: unknown run '{name}': {nearest(name, [*runs, *checkpoints])}")
+            raise ConfigError(f"select: unknown run '{shortened(name)}': {nearest(name, [*runs, *checkpoints])}")
     return {name: row for name, row in runs.items() if name in select}
 
 
 def _run(name: str, row: Any, merged: PresetInput, threat: ThreatModel) -> Run:
-    where = f"runs.{name}"
-    _folder_name(name, where)
+    where = f"runs.{shortened(name)}"
+    _file_name(name, "run", where)
     row = _row(row, where)
     fields = merge(merged.training or {}, row, Layer(Run))
     # A default guide, beta or clean forward is for the runs that read them; on the others it is absent,
@@ -114,8 +114,8 @@ def _with_radius(run: Run, threat: ThreatModel, where: str) -> Run:
 
 
 def _checkpoint(name: str, row: Any, runs: Mapping[str, Any]) -> Checkpoint:
-    where = f"checkpoints.{name}"
-    _folder_name(name, where)
+    where = f"checkpoints.{shortened(name)}"
+    _file_name(name, "run", where)
     if name in runs:
         raise ConfigError(f"{where}: a run has this name already")
     return checked(Checkpoint, _row(row, where), f"{where}.")
@@ -148,14 +148,17 @@ def _headline(preset: PresetInput, given: PresetInput, attacks: Mapping[str, Any
 
 
 def _attack(name: str, row: Any, threat: ThreatModel) -> AttackConfig:
-    where = f"attacks.{name}"
-    _folder_name(name, where)
-    fields = {**registry.attack_from_name(name), **_row(row, where)}
+    where = f"attacks.{shortened(name)}"
+    _file_name(name, "attack", where)
+    fields = {**attack_from_name(name), **_row(row, where)}
     if "kind" not in fields:
         names = [*registry.ATTACKS, "pgd-20", "cw-20"]
         raise ConfigError(f"{where}: unknown attack '{name}': {nearest(name, names)}; or give it a kind")
     attack = checked(AttackConfig, fields, f"{where}.")
     info = registry.ATTACKS[attack.kind]
+    for setting in () if info.searches else ("eps", "norm", "seed"):
+        if fields.get(setting) is not None:
+            raise ConfigError(f"{where}: {setting} has no effect, since '{attack.kind}' changes no image: remove it")
     norm = attack.norm or threat.norm
     if norm not in info.norms:
         raise ConfigError(
@@ -179,12 +182,12 @@ def _row(row: Any, where: str) -> dict[str, Any]:
     if row is None:
         return {}
     if not isinstance(row, Mapping):
-        raise ConfigError(f"{where}: expected 'key: value' lines, not {row!r}")
+        raise ConfigError(f"{where}: expected 'key: value' lines, not {shortened(repr(row))}")
     return dict(row)
 
 
-def _folder_name(name: str, where: str) -> None:
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
-        raise ConfigError(
-            f"{where}: '{name}' becomes the name of a folder or file: letters, digits, '.', '-', '_' only"
-        )
+def _file_name(name: str, kind: str, where: str) -> None:
+    try:
+        file_name(name, kind)
+    except ValueError as error:
+        raise ConfigError(f"{where}: {error}") from None

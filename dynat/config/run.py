@@ -46,7 +46,7 @@ class Run(StrictModel):
     """Adversarial weight perturbation; see [awp](#awp). Off by default; `{}` switches it on with its defaults."""
     inner: InnerAttack = InnerAttack()
     """The search for adversarial images; see [inner](#inner)."""
-    epochs: Count = 100
+    epochs: Annotated[Count, Field(le=100_000)] = 100
     """Number of epochs."""
     batch: Count = 128
     """Images per training step."""
@@ -71,7 +71,7 @@ class Run(StrictModel):
     cuda_graph: bool = False
     """On a GPU, record the training step as a CUDA graph in every epoch and replay it. Where that fails, training
     continues without it and warns. No effect on a CPU."""
-    gpus: Count = 1
+    gpus: Annotated[Count, Field(le=64)] = 1
     """Number of processes that share every batch, one per GPU of the machine; it must divide `batch`. The result equals
     that of one process up to rounding; see [docs/performance.md](../docs/performance.md#several-gpus)."""
 

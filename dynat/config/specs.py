@@ -8,39 +8,40 @@ from pydantic import model_validator
 
 from dynat.config import registry
 from dynat.config.attacks import AttackConfig
-from dynat.config.base import Seeds, StrictModel, Whole
+from dynat.config.base import Seed, Seeds, StrictModel
 from dynat.config.checkpoint import Checkpoint
-from dynat.config.dataset import ThreatModel
+from dynat.config.dataset import DatasetName, ThreatModel
+from dynat.config.names import AttackName, PresetName, RunName, refuse_false_name
 from dynat.config.run import Run
 
 
 class WithPlugins(StrictModel):
-    """A value that names methods or attacks: what defines them is imported before the names are read."""
+    """A value that names methods or attacks. What defines them must be imported before the names are read."""
 
     plugins: tuple[str, ...] = ()
     """Python modules that add methods, networks or attacks."""
 
     @model_validator(mode="before")
     @classmethod
-    def _import_plugins(cls, value: Any) -> Any:
+    def _know_plugins(cls, value: Any) -> Any:
         if isinstance(value, dict):
-            registry.import_plugins(tuple(value.get("plugins", ())))
+            registry.require_plugins(value.get("plugins"), "plugins")
         return value
 
 
 class JobSpec(WithPlugins):
     """What every job reads beside its own part."""
 
-    preset: str
+    preset: PresetName
     """The experiment, and the folder of its results."""
-    data: str
+    data: DatasetName
     """The data set's folder under data/."""
 
 
 class TrainingSpec(JobSpec):
     """All that one training reads beside its seed and its images. Equal specs are equal trainings."""
 
-    name: str
+    name: RunName
     """The name of the run."""
     threat: ThreatModel
     run: Run
@@ -49,7 +50,7 @@ class TrainingSpec(JobSpec):
 class ImportSpec(JobSpec):
     """All that the import of a third-party checkpoint reads beside the file of weights."""
 
-    name: str
+    name: RunName
     """The name of the row."""
     threat: ThreatModel
     checkpoint: Checkpoint
@@ -58,17 +59,22 @@ class ImportSpec(JobSpec):
 class EvaluationSpec(JobSpec):
     """All that one evaluation reads beside the weights and the images."""
 
-    name: str
+    name: RunName
     """The name of the row."""
     seeds: Seeds
-    attack_name: str
+    attack_name: AttackName
     attack: AttackConfig
+
+    @model_validator(mode="after")
+    def _name_is_true(self) -> EvaluationSpec:
+        refuse_false_name(self.attack_name, self.attack.kind, self.attack.steps)
+        return self
 
 
 class SanitySpec(JobSpec):
     """All that the sanity checks of a row read."""
 
-    name: str
+    name: RunName
     """The name of the row."""
     seeds: Seeds
     attacks: dict[str, AttackConfig]
@@ -77,6 +83,6 @@ class SanitySpec(JobSpec):
 class TransferSpec(JobSpec):
     """All that the transfer matrix reads: the adversarial images of every row, evaluated on every row."""
 
-    runs: dict[str, Whole]
+    runs: dict[RunName, Seed]
     """The rows, each with the seed that represents it."""
     attack: AttackConfig

@@ -46,7 +46,7 @@ class ScheduleConfig(StrictModel):
     """Piecewise constant, or one linear rise and fall."""
     lr: Positive = 0.1
     """The peak learning rate."""
-    reference_epochs: Count = 100
+    reference_epochs: Annotated[Count, Field(le=100_000)] = 100
     """`steps`: the number of epochs that `factors` is written for; they are scaled to the run's `epochs`."""
     factors: Annotated[dict[Whole, NotNegative], Replaced()] = Field(
         default_factory=lambda: {0: 0.2, 1: 1.0, 75: 0.1, 90: 0.01}
@@ -60,6 +60,8 @@ class ScheduleConfig(StrictModel):
     def _starts_at_zero(self) -> ScheduleConfig:
         if 0 not in self.factors:
             raise ValueError("factors must name the factor of epoch 0, as in {0: 0.2, 1: 1.0, 75: 0.1, 90: 0.01}")
+        if not any(self.factors.values()):
+            raise ValueError("factors: all are 0, so nothing would be learned")
         late = [epoch for epoch in self.factors if not 0 <= epoch < self.reference_epochs]
         if late:
             raise ValueError(
@@ -82,7 +84,7 @@ class OptimizerConfig(StrictModel):
 class AugmentationConfig(StrictModel):
     """Random changes of the training images."""
 
-    padding: Annotated[Whole, Field(ge=0)] = 4
+    padding: Annotated[Whole, Field(ge=0, le=256)] = 4
     """Pixels of zero padding before the random crop; 0 is no crop."""
     flip: bool = True
     """Mirror half of the images left to right; wrong for digits and letters."""

@@ -6,12 +6,15 @@ To add a source: a module with `prepare(config, root) -> Dataset`, and an entry 
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
+from dynat import prepared
 from dynat.config import DatasetConfig
 from dynat.config.registry import SOURCES, known, locate
 from dynat.data.augmentation import augment
-from dynat.data.images import INFO, DataError, Dataset, LabeledImages, load, save, split, to_pixels
+from dynat.data.images import Dataset, LabeledImages, load, save, split, to_pixels
+from dynat.prepared import INFO, DataError
 
 __all__ = ["INFO", "DataError", "Dataset", "LabeledImages", "augment", "load", "prepare", "save", "split", "to_pixels"]
 
@@ -21,4 +24,6 @@ def prepare(config: DatasetConfig, root: Path) -> Path:
     dataset: Dataset = locate(SOURCES[known("source", config.source, SOURCES)])(config, root)
     folder = root / config.name
     save(dataset, folder)
+    if warning := prepared.shared_images(prepared.read_info(folder)):
+        print(f"dynat: warning: {warning}", file=sys.stderr)
     return folder

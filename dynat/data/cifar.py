@@ -6,11 +6,6 @@ What is downloaded or unpacked stays in `<root>/downloads` and is shared by all 
 
 from __future__ import annotations
 
-import socket
-import tarfile
-import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
 from http.client import HTTPException
 from pathlib import Path
 from typing import Any
@@ -21,11 +16,11 @@ from torchvision.datasets import CIFAR10, CIFAR100
 from torchvision.datasets.utils import check_integrity, extract_archive
 
 from dynat.config import DatasetConfig
-from dynat.data.images import DataError, Dataset, LabeledImages, split
+from dynat.data.download import download
+from dynat.data.images import OFFICIAL, Dataset, LabeledImages, split
+from dynat.prepared import DataError
 
 READERS: dict[str, Any] = {"cifar10": CIFAR10, "cifar100": CIFAR100}
-TIMEOUT = 60.0
-"""Seconds without a byte after which a download fails."""
 CITATION = "A. Krizhevsky (2009). Learning Multiple Layers of Features from Tiny Images. Technical report."
 
 
@@ -39,7 +34,7 @@ def prepare(config: DatasetConfig, root: Path) -> Dataset:
     _check_batches(reader, folder)
     official = reader(folder, train=True)
     train_and_validation, test = _labeled_images(official), _labeled_images(reader(folder, train=False))
-    train, validation = split(train_and_validation.labels, config.validation, config.split_seed)
+    train, validation = split(train_and_validation.labels, config.validation, config.split_seed, official.classes)
     return Dataset.from_splits(
         name=config.name,
         classes=tuple(official.classes),
@@ -47,6 +42,7 @@ def prepare(config: DatasetConfig, root: Path) -> Dataset:
         train=train_and_validation[train],
         validation=train_and_validation[validation],
         test=test,
+        test_order=OFFICIAL,
     )
 
 
@@ -76,26 +72,20 @@ def _existing(reader: Any, path: Path, downloads: Path) -> Path:
 
 def _downloaded(reader: Any, mirror: str | None, downloads: Path) -> Path:
     """The folder with the unpacked archive; downloads and unpacks only what is missing or damaged."""
+    if not _damaged_batches(reader, downloads):
+        return downloads
     url = reader.url if mirror is None else f"{mirror.rstrip('/')}/{reader.filename}"
-    source = type(reader.__name__, (reader,), {"url": url})
-    downloads.mkdir(parents=True, exist_ok=True)
+    archive = downloads / reader.filename
+    removed = ""
     try:
-        with _socket_timeout(TIMEOUT):
-            source(downloads, download=True)
-    except (
-        OSError,
-        HTTPException,
-        RuntimeError,
-        ValueError,
-        EOFError,
-        tarfile.TarError,
-        zlib.error,
-    ) as error:
-        archive = downloads / reader.filename
-        removed = ""
-        if archive.exists() and not check_integrity(archive, reader.tgz_md5):
+        if not check_integrity(archive, reader.tgz_md5):
+            download(url, archive)
+        if not check_integrity(archive, reader.tgz_md5):
             archive.unlink()
             removed = " What arrived is incomplete or not the published file, and has been deleted."
+            raise ValueError(f"its MD5 is not {reader.tgz_md5}")
+        extract_archive(archive, downloads)
+    except (OSError, HTTPException, ValueError) as error:
         raise DataError(
             f"{archive}: could not be fetched from {url} ({error}).{removed} Try again; or name another "
             f"server with dataset.mirror (the URL of a folder with {reader.filename}); or put the file into "
@@ -104,22 +94,15 @@ def _downloaded(reader: Any, mirror: str | None, downloads: Path) -> Path:
     return downloads
 
 
+def _damaged_batches(reader: Any, folder: Path) -> list[tuple[Path, str]]:
+    """The unpacked files that are missing or differ from the published ones, with the MD5 that they should have."""
+    expected = [*reader.train_list, *reader.test_list, (reader.meta["filename"], reader.meta["md5"])]
+    files = [(folder / reader.base_folder / name, md5) for name, md5 in expected]
+    return [(file, md5) for file, md5 in files if not check_integrity(file, md5)]
+
+
 def _check_batches(reader: Any, folder: Path) -> None:
     """Name the unpacked file that differs from the published one, before anything is unpickled."""
-    expected = [*reader.train_list, *reader.test_list, (reader.meta["filename"], reader.meta["md5"])]
-    for name, md5 in expected:
-        file = folder / reader.base_folder / name
-        if not check_integrity(file, md5):
-            problem = "damaged (its MD5 is not " + md5 + ")" if file.exists() else "missing"
-            raise DataError(f"{file}: {problem}; delete the folder {file.parent} and unpack {reader.filename} again")
-
-
-@contextmanager
-def _socket_timeout(seconds: float) -> Iterator[None]:
-    """torchvision sets no time limit: a server that stops sending would block the pipeline forever."""
-    before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(seconds)
-    try:
-        yield
-    finally:
-        socket.setdefaulttimeout(before)
+    for file, md5 in _damaged_batches(reader, folder):
+        problem = "damaged (its MD5 is not " + md5 + ")" if file.exists() else "missing"
+        raise DataError(f"{file}: {problem}; delete the folder {file.parent} and unpack {reader.filename} again")

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from dynat.config import DatasetConfig
-from dynat.data.images import Dataset, LabeledImages, split
+from dynat.data.images import STRATIFIED, Dataset, LabeledImages, split, stratified
 
 TEST_SHARE = 0.2
 CITATION = (
@@ -33,5 +33,6 @@ def prepare(config: DatasetConfig, root: Path) -> Dataset:  # noqa: ARG001 - eve
         origin={"source": "digits", "split_seed": config.split_seed, "citation": CITATION},
         train=train_and_validation[train],
         validation=train_and_validation[validation],
-        test=all_images[test],
+        test=stratified(all_images[test]),
+        test_order=STRATIFIED,
     )

@@ -12,7 +12,8 @@ from PIL import Image
 
 from dynat.config import DatasetConfig
 from dynat.data import folder
-from dynat.data.images import DataError, Dataset, LabeledImages
+from dynat.data.images import STRATIFIED, Dataset, LabeledImages, stratified
+from dynat.prepared import DataError
 
 EXPECTED = (
     "expected a folder per class with its images, in <path>/<class>/ or <path>/test/<class>/, or a whole data set in "
@@ -35,7 +36,8 @@ def prepare(config: DatasetConfig) -> Dataset:
         origin={"source": "folder", "path": config.path},
         train=none,
         validation=none,
-        test=test,
+        test=stratified(test),
+        test_order=STRATIFIED,
     )
 
 
@@ -45,7 +47,7 @@ def common_size(path: Path) -> int:
     for files in folder.class_files(_test_folder(path)).values():
         for file in files:
             try:
-                with Image.open(file) as image:
+                with Image.open(file, formats=folder.FORMATS) as image:
                     sizes.add(image.size)
             except OSError as error:
                 raise DataError(f"{file}: cannot be read ({error})") from None

@@ -17,13 +17,16 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from tqdm import tqdm
 
 from dynat.config import DatasetConfig
-from dynat.data.images import DataError, Dataset, LabeledImages, split
+from dynat.data.images import STRATIFIED, Dataset, LabeledImages, split, stratified
+from dynat.prepared import DataError
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"}
+FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "GIF", "TIFF", "PPM")
+"""PIL's names for them. Without this list PIL guesses, and hands a PostScript file named .png to Ghostscript."""
 DEEP_MODES = ("I", "I;16", "I;16L", "I;16B", "I;16N", "F")
 """PIL's modes with more than 8 bits per channel; PIL would clip them to white without a warning."""
 
@@ -40,7 +43,7 @@ def prepare(config: DatasetConfig, root: Path) -> Dataset:  # noqa: ARG001 - eve
         _check_classes(classes, by_class, tree, part)
     splits = {part: read_images(by_class, config.size, part) for part, by_class in files.items()}
     if "validation" not in splits:
-        train, validation = split(splits["train"].labels, config.validation, config.split_seed)
+        train, validation = split(splits["train"].labels, config.validation, config.split_seed, classes)
         splits["validation"] = splits["train"][validation]
         splits["train"] = splits["train"][train]
     return Dataset.from_splits(
@@ -49,7 +52,8 @@ def prepare(config: DatasetConfig, root: Path) -> Dataset:  # noqa: ARG001 - eve
         origin={"source": "folder", "path": config.path, "split_seed": config.split_seed},
         train=splits["train"],
         validation=splits["validation"],
-        test=splits["test"],
+        test=stratified(splits["test"]),
+        test_order=STRATIFIED,
     )
 
 
@@ -76,11 +80,20 @@ def class_files(folder: Path) -> dict[str, list[Path]]:
 
 
 def _image_files(folder: Path) -> list[Path]:
-    files = (
-        file
-        for file in folder.rglob("*")
-        if file.suffix.lower() in SUFFIXES and not file.name.startswith(".") and file.is_file()
-    )
+    """Images in `folder` and its subfolders. Links to files and to `folder` itself are followed; what is named like an
+    image and is none, and a linked subfolder, is refused: skipping it would make another data set in silence."""
+    files: list[Path] = []
+    for entry in folder.rglob("*"):
+        inside = entry.relative_to(folder)
+        if any(part.startswith(".") for part in inside.parts):
+            continue
+        if entry.is_symlink() and entry.is_dir():
+            raise DataError(f"{entry}: a link to a folder inside a class is not followed; put its images there instead")
+        if entry.suffix.lower() in SUFFIXES and not entry.is_dir():
+            if not entry.is_file():
+                what = "a link to nothing" if entry.is_symlink() else "not a regular file"
+                raise DataError(f"{entry}: {what}, but named like an image; remove or rename it")
+            files.append(entry)
     return sorted(files, key=lambda file: natural(file.relative_to(folder).as_posix()))
 
 
@@ -99,6 +112,7 @@ def read_images(by_class: dict[str, list[Path]], size: int, part: str) -> Labele
     """Decode in threads (PIL releases the interpreter's lock); one error names all files that cannot be read."""
     files = [file for members in by_class.values() for file in members]
     labels = [label for label, members in enumerate(by_class.values()) for _ in members]
+    _check_memory(len(files), size, part)
     images = np.empty((len(files), size, size, 3), dtype=np.uint8)
     failures: list[str] = []
     with ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -114,13 +128,24 @@ def read_images(by_class: dict[str, list[Path]], size: int, part: str) -> Labele
     return LabeledImages(chw, torch.tensor(labels, dtype=torch.int64))
 
 
+def _check_memory(count: int, size: int, part: str) -> None:
+    needed, memory = count * size * size * 3, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if needed > memory:
+        raise DataError(
+            f"dataset.size: {count} {part} images of {size} x {size} pixels take {needed / 1e9:.0f} GB, and this "
+            f"machine has {memory / 1e9:.0f} GB of memory; choose a smaller size"
+        )
+
+
 def _decode(file: Path, size: int) -> NDArray[np.uint8] | str:
     """The image as (size, size, 3) bytes, or a message that says why it cannot be read."""
     try:
-        with Image.open(file) as opened:
+        with Image.open(file, formats=FORMATS) as opened:
             if opened.mode in DEEP_MODES:
                 return f"{file} (more than 8 bits per channel, mode {opened.mode}: convert it first)"
             upright = ImageOps.exif_transpose(opened).convert("RGB")
+    except UnidentifiedImageError:
+        return f"{file} (not an image of {', '.join(FORMATS)})"
     except Exception as error:  # PIL's decoders raise many types of exceptions on damaged input
         return f"{file} ({error})"
     if upright.size != (size, size):

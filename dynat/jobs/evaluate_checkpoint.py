@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from dynat import data
-from dynat.config import DatasetConfig, Experiment, SanityConfig, of_content
+from dynat.checkpoints.third_party import read_tensors
+from dynat.config import DatasetConfig, Experiment, SanityConfig, of_content, of_file
 from dynat.jobs.checkpoint_warnings import accuracy_warnings, architecture_warnings
 from dynat.jobs.evaluation import run_evaluation
 from dynat.jobs.evaluation_data import evaluation_data
@@ -61,14 +62,18 @@ def evaluate_checkpoint(
 ) -> Path:
     """Evaluate a checkpoint into `paths.results`; an interrupted call resumes. The file of the table."""
     choose_device(device)
-    if not request.file.is_file():
-        raise UserError(f"{request.file}: no such checkpoint")
-    _experiment(request, name, DatasetConfig(name="unknown", source="digits"))  # refused before images are prepared
+    # Refused before images are prepared.
+    _experiment(request, name, DatasetConfig(name="unknown", source="digits"))
+    read_tensors(request.file)
     dataset = evaluation_data(request.dataset, request.size, paths, say)
     experiment = _experiment(request, name, dataset)
     _refuse_other_results(experiment, name, request.file, paths)
-    atomic_text(paths.request, experiment.model_dump_json(indent=2) + "\n")
-    run_import(experiment.checkpoint_import(name), paths=paths, say=say)
+    run_import(
+        experiment.checkpoint_import(name),
+        paths=paths,
+        say=say,
+        on_accepted=lambda: atomic_text(paths.request, experiment.model_dump_json(indent=2) + "\n"),
+    )
     run = paths.run_files("", name)
     warnings: list[str] = []
     for attack in experiment.attacks:
@@ -113,7 +118,7 @@ def _refuse_other_results(experiment: Experiment, name: str, file: Path, paths: 
     config = paths.seed_files("", name, 0).config
     if not config.exists():  # interrupted before the import
         return
-    before = Experiment.model_validate_json(paths.request.read_text())
+    before = of_file(paths.request)
     old, new = before.checkpoints.get(name), experiment.checkpoints[name]
     same_network = old is not None and old.model_copy(update={"file": new.file}) == new
     same_dataset = before.dataset.name == experiment.dataset.name
@@ -127,16 +132,17 @@ def _refuse_other_results(experiment: Experiment, name: str, file: Path, paths: 
 def _write_table(experiment: Experiment, name: str, warnings: list[str], paths: SingleRunPaths, say: Say) -> Path:
     """Count the outcomes; print and keep the table."""
     from dynat.report import formatting, run_table
+    from dynat.report.markdown import escape
     from dynat.results.metrics import read_metrics, write_metrics
 
     write_metrics(paths.results, list(experiment.attacks))
     metrics = read_metrics(paths.run_files("", name))
     checkpoint = experiment.checkpoints[name]
     dataset = formatting.dataset_title(experiment.dataset.name)
-    parts = [f"{checkpoint.file} as {checkpoint.arch} on {dataset}", run_table.to_markdown(metrics)]
+    parts = [f"{escape(checkpoint.file)} as {checkpoint.arch} on {dataset}", run_table.to_markdown(metrics)]
     if checks := [f"* {check}" for check in run_table.sanity_checks(metrics)]:
         parts.append("\n".join(["Sanity checks:", "", *checks]))
-    parts += [f"Warning: {warning}" for warning in [*warnings, *run_table.notices(metrics)]]
+    parts += [f"Warning: {escape(warning)}" for warning in [*warnings, *run_table.notices(metrics)]]
     text = "\n\n".join(parts)
     atomic_text(paths.table, text + "\n")
     say(f"\n{text}\n\nwritten to {paths.table}")

@@ -30,7 +30,7 @@ from dynat.results.paths import Paths, SeedFiles
 from dynat.results.records import OutcomeRecord, TrainingRecord, read_record, required
 from dynat.runtime.device import choose_device
 from dynat.runtime.errors import UserError
-from dynat.runtime.files import atomic_text
+from dynat.runtime.files import atomic_text, check_writable
 
 
 def run_evaluation(
@@ -38,6 +38,8 @@ def run_evaluation(
 ) -> Path:
     """Attack the networks of all seeds as `spec` says and write the verdict on every image."""
     evaluator = Evaluator.of(spec.preset, spec.data, paths, device)
+    run = paths.run_files(spec.preset, spec.name)
+    check_writable(run.outcome(spec.attack_name).parent)
     evaluations: dict[int, Evaluation] = {}
     digests: dict[int, str] = {}
     for seed in spec.seeds:
@@ -52,7 +54,6 @@ def run_evaluation(
             f"{spec.name} seed {seed} under {spec.attack_name}: {100 * correct.mean():.1f} % of "
             f"{len(correct)} images are correct, {evaluations[seed].seconds:.1f} s"
         )
-    run = paths.run_files(spec.preset, spec.name)
     first = evaluations[spec.seeds[0]].examples
     examples = Examples(**{name: tensor.numpy() for name, tensor in first.items()})
     write_examples(run.examples(spec.attack_name), examples, evaluator.classes)

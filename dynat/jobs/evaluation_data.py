@@ -9,17 +9,17 @@ An image folder is prepared once, under a name made of its own name and a digest
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable
 from pathlib import Path
 
-from dynat import data, provenance
+from dynat import data, prepared, provenance
 from dynat.config import ConfigError, DatasetConfig, digest, load, registry
 from dynat.config.base import nearest
 from dynat.config.presets import PRESETS
 from dynat.data import evaluation_folder
 from dynat.results.paths import Paths
+from dynat.runtime.errors import UserError
 
 Say = Callable[[str], None]
 
@@ -45,10 +45,10 @@ def evaluation_data(name_or_path: str, size: int | None, paths: Paths, say: Say 
 
 
 def _prepared(name: str, paths: Paths) -> DatasetConfig:
-    info = json.loads(paths.dataset_info(name).read_text())
-    if info["source"] != "folder" and info["source"] in registry.SOURCES:
-        return DatasetConfig(name=name, source=info["source"])
-    return DatasetConfig(name=name, source="folder", path=str(paths.dataset(name)), size=info["shape"][1])
+    info, _ = prepared.read(paths.dataset(name))
+    if info.source != "folder" and info.source in registry.SOURCES:
+        return DatasetConfig(name=name, source=info.source)
+    return DatasetConfig(name=name, source="folder", path=str(paths.dataset(name)), size=info.shape[1])
 
 
 def _preset_datasets() -> dict[str, DatasetConfig]:
@@ -66,7 +66,14 @@ def _image_folder(path: Path, size: int | None, paths: Paths, say: Say) -> Datas
     slug = re.sub(r"[^a-z0-9._-]+", "-", path.resolve().name.lower()).strip("-._") or "images"
     config = config.model_copy(update={"name": f"{slug}-{digest(config, provenance.listing(config))[:8]}"})
     folder = paths.dataset(config.name)
-    if not paths.dataset_info(config.name).exists():
-        data.save(evaluation_folder.prepare(config), folder)
+    try:
+        prepared.read(folder)
+    except UserError as error:
+        if folder.exists():
+            say(f"{error}: prepared again")
+        dataset = evaluation_folder.prepare(config)
+        data.save(dataset, folder)
         say(f"{path}: prepared in {folder}, {size} x {size} pixels")
+    if warning := prepared.shared_images(prepared.read_info(folder)):
+        say(f"warning: {warning}")
     return config

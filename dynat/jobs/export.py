@@ -18,10 +18,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dynat import provenance
-from dynat.config import Checkpoint, Experiment, registry
+from dynat.config import Checkpoint, Experiment, of_file, registry
 from dynat.results.metrics import read_metrics
 from dynat.results.paths import ExportFiles, Paths, SingleRunPaths
 from dynat.results.records import RunMetrics, required
+from dynat.runtime.errors import UserError
 from dynat.runtime.files import atomic_text, atomic_write
 
 if TYPE_CHECKING:
@@ -36,7 +37,9 @@ def evaluated_checkpoint(folder: Path) -> tuple[Experiment, str, Paths] | None:
     paths = SingleRunPaths(results=folder)
     if not paths.request.is_file():
         return None
-    experiment = Experiment.model_validate_json(paths.request.read_text())
+    experiment = of_file(paths.request)
+    if len(experiment.rows) != 1:
+        raise UserError(f"{paths.request}: has {len(experiment.rows)} rows; `dynat evaluate` writes one")
     (name,) = experiment.rows
     return experiment, name, paths
 

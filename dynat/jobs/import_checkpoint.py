@@ -16,13 +16,23 @@ from dynat.training import Trained
 from dynat.training.networks import weights_of
 
 
-def run_import(spec: ImportSpec, *, paths: Paths, say: Callable[[str], None] = print) -> Path:
-    """Publish the checkpoint of `spec` as seed 0 of its row; the folder."""
+def run_import(
+    spec: ImportSpec,
+    *,
+    paths: Paths,
+    say: Callable[[str], None] = print,
+    on_accepted: Callable[[], None] = lambda: None,
+) -> Path:
+    """Publish the checkpoint of `spec` as seed 0 of its row; the folder.
+
+    Nothing is written before the checkpoint is accepted; then `on_accepted` is called first.
+    """
     images = data.load(paths.dataset(spec.data))
     checkpoint, file = spec.checkpoint, Path(spec.checkpoint.file)
     model = models.build(checkpoint.arch, classes=len(images.classes), channels=images.channels)
     given = Normalization(mean=checkpoint.mean, std=checkpoint.std)
     loaded = load_third_party(model, file, channels=images.channels, normalization=given)
+    on_accepted()
     if loaded.dropped:
         count = len(loaded.dropped)
         say(f"{spec.name}: left out {count} weights that no forward pass reads ({loaded.dropped[0]}, ...)")

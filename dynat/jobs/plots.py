@@ -62,7 +62,7 @@ def _epochs(experiment: Experiment, paths: Paths, run: str) -> Iterable[Row]:
     """The mean over the run's seeds, epoch by epoch; what no seed measured is not in the row."""
     histories: dict[int, list[dict[str, float]]] = {}
     for seed in experiment.seeds[run]:
-        for epoch in read_history(paths.seed_files(experiment.preset, run, seed).history):
+        for epoch in read_history(paths.seed_files(experiment.preset, run, seed)):
             histories.setdefault(int(epoch["epoch"]), []).append(epoch)
     for number, seeds in sorted(histories.items()):
         row: Row = {"run": run, "epoch": number}

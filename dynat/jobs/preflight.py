@@ -1,39 +1,60 @@
-"""Checks before the first job of the pipeline, against two ways to get wrong files without an error.
+"""Checks before the first job of the pipeline, against ways to get wrong files without an error.
 
 DVC may link the files that it checks out to its cache (`cache.type` hardlink or symlink). Jobs replace files by
 renaming, which leaves the cache unchanged; Snakemake writes its records in place, through the link, into the cache.
 
 And Snakemake takes a file without a record as up to date. Records are versioned with the results, but a partial
 `dvc pull` can leave them behind.
+
+A damaged data set would fail every job that reads it, and Snakemake removes what a failed job had made before.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
 import os
+import sys
 from base64 import urlsafe_b64encode
 from pathlib import Path
 
+from dynat import prepared
 from dynat.config import Checkpoint, Experiment, load, registry
 from dynat.config.presets import PARAMS
 from dynat.results.paths import Paths
 from dynat.results.records import OutcomeRecord, TrainingRecord, read_record
 from dynat.runtime.errors import UserError
-from dynat.runtime.files import atomic_write
+from dynat.runtime.files import atomic_write, check_readable
 
 RECORDS = Path(".snakemake/metadata")
 """Snakemake's record of how each file was made, named by the file's path."""
 
 
 def check_before_jobs(experiment: Experiment, paths: Paths, records: Path = RECORDS) -> None:
-    """`UserError` if old results would be taken for new ones, or if an attack cannot run on so few classes.
+    """`UserError` if the data set is damaged, if old results would be taken for new ones, or if an attack cannot run on
+    so few classes.
 
     Records that are links become files.
     """
+    check_prepared_data(paths.dataset(experiment.dataset.name))
+    check_checkpoint_files(experiment)
     refuse_too_few_classes(experiment, paths)
     refuse_unrecorded_results(experiment, paths, records)
     unlink_records(records)
+
+
+def check_prepared_data(folder: Path) -> None:
+    """Refuse a damaged data set; say if its test images were trained on. What is missing will be made."""
+    if (folder / prepared.IMAGES).exists() and (folder / prepared.INFO).exists():
+        info, _ = prepared.read(folder)
+        if warning := prepared.shared_images(info):
+            print(f"dynat: warning: {warning}", file=sys.stderr)
+
+
+def check_checkpoint_files(experiment: Experiment) -> None:
+    """Refuse checkpoints that are there and cannot be read. Snakemake itself would wait for ever for a FIFO."""
+    for checkpoint in experiment.checkpoints.values():
+        if (file := Path(checkpoint.file)).exists():
+            check_readable(file, "checkpoint")
 
 
 def unlink_records(records: Path = RECORDS) -> int:
@@ -60,8 +81,8 @@ def _number_of_classes(experiment: Experiment, paths: Paths) -> int | None:
     """The number of classes, as far as it is known before the data set is prepared."""
     info = paths.dataset_info(experiment.dataset.name)
     if info.exists():
-        with contextlib.suppress(ValueError, KeyError, TypeError):  # the job that reads the data set says what is wrong
-            return len(json.loads(info.read_text())["classes"])
+        with contextlib.suppress(UserError):  # the job that reads the data set says what is wrong
+            return len(prepared.read_info(info.parent).classes)
     train = Path(experiment.dataset.path or "").expanduser() / "train"
     if experiment.dataset.source == "folder" and train.is_dir():
         return sum(entry.is_dir() and not entry.name.startswith(".") for entry in train.iterdir())

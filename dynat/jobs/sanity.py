@@ -15,12 +15,15 @@ from dynat.jobs.training import machine
 from dynat.results.paths import Paths
 from dynat.results.records import GradientCount, SanityRecord
 from dynat.results.sanity import SanityVerdicts, write_sanity
+from dynat.runtime.files import check_writable
 
 
 def run_sanity_checks(
     spec: SanitySpec, *, paths: Paths, device: str = "auto", say: Callable[[str], None] = print
 ) -> Path:
     """Evaluate the networks of all seeds under every attack of `spec`; a verdict per seed, attack and image."""
+    run = paths.run_files(spec.preset, spec.name)
+    check_writable(run.folder)
     evaluator = Evaluator.of(spec.preset, spec.data, paths, device)
     verdicts: dict[tuple[int, str], SanityVerdicts] = {}
     evaluations: list[Evaluation] = []
@@ -51,7 +54,7 @@ def run_sanity_checks(
         rejected_examples=sum(evaluation.rejected_examples for evaluation in evaluations),
         device=machine(evaluator.device),
     )
-    return write_sanity(paths.run_files(spec.preset, spec.name), record, verdicts)
+    return write_sanity(run, record, verdicts)
 
 
 def _verdicts(evaluation: Evaluation) -> SanityVerdicts:

@@ -19,7 +19,7 @@ from dynat.results.history import write_history
 from dynat.results.paths import Paths, SeedFiles
 from dynat.results.records import DatasetInfo, ParameterCounts, TrainingRecord, write_record
 from dynat.runtime.device import choose_device
-from dynat.runtime.files import atomic_write
+from dynat.runtime.files import atomic_write, check_writable
 from dynat.runtime.progress import track
 from dynat.training import Trained, TrainingState, train
 from dynat.training.distributed import Distributed
@@ -52,11 +52,10 @@ def _train(
     code = provenance.code_digest(provenance.training_sources(spec.run.method))
     dtype = str(compute_dtype(spec.run.precision, device))
     name = digest(spec, seed, images.digest, code, device.type, dtype, torch.__version__)
-    state = TrainingState(paths.training_state(name))
+    state = TrainingState(paths.training_state(name), say)
     files = paths.seed_files(spec.preset, spec.name, seed)
+    check_writable(files.folder)
     say(f"{spec.name} seed {seed}: {len(images.train)} images, {spec.run.epochs} epochs on {device}")
-    if state.file.exists():
-        say(f"resuming from {state.folder}")
     trained = train(
         spec.run,
         spec.threat,
@@ -91,8 +90,8 @@ def publish(files: SeedFiles, trained: Trained, record: TrainingRecord) -> None:
         else:
             content = save({key: value.cpu() for key, value in tensors.items()}, notes)
             atomic_write(file, lambda path, content=content: path.write_bytes(content))  # type: ignore[misc]
-    write_history(files.history, trained.history)
-    write_record(files.config, record)
+    table = write_history(files.history, trained.history)
+    write_record(files.config, record.model_copy(update={"table": table}))
 
 
 def epoch_line(row: dict[str, float], epochs: int) -> str:
@@ -139,6 +138,8 @@ def dataset_info(images: data.Dataset) -> DatasetInfo:
         train=len(images.train),
         validation=len(images.validation),
         test=len(images.test),
+        test_order=images.test_order,
+        test_in_train=images.test_in_train,
     )
 
 

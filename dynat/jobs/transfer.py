@@ -14,10 +14,13 @@ from dynat.jobs.training import machine
 from dynat.results.paths import Paths
 from dynat.results.records import TransferRecord
 from dynat.results.transfer import write_transfer
+from dynat.runtime.files import check_writable
 
 
 def run_transfer(spec: TransferSpec, *, paths: Paths, device: str = "auto", say: Callable[[str], None] = print) -> Path:
     """Attack every row and evaluate the images on every row; a verdict per source, target and image."""
+    files = paths.experiment(spec.preset)
+    check_writable(files.folder)
     evaluator = Evaluator.of(spec.preset, spec.data, paths, device)
     images = evaluator.images.first(spec.attack.images or len(evaluator.images))
     models = {run: evaluator.network(run, seed)[0] for run, seed in spec.runs.items()}
@@ -27,4 +30,4 @@ def run_transfer(spec: TransferSpec, *, paths: Paths, device: str = "auto", say:
             correct[source, target] = verdicts.int().tolist()
     record = TransferRecord(plugins=spec.plugins, runs=spec.runs, attack=spec.attack, device=machine(evaluator.device))
     say(f"{len(images)} images made against each of {len(models)} runs, classified by all of them")
-    return write_transfer(paths.experiment(spec.preset), record, images.labels.tolist(), correct)
+    return write_transfer(files, record, images.labels.tolist(), correct)

@@ -1,6 +1,6 @@
 """Adversarial training (Madry et al. 2018): CE on the adversarial images.
 
-Driven by dynamic labels, beside the guide's own CE, it is DYNAT (arXiv 2408.13102, Algorithm 1). With
+With dynamic labels, and together with the guide's own CE, it is DYNAT (arXiv 2408.13102, Algorithm 1). With
 `consistency` above zero it adds KL(p(x)||p(x')), the other reading of the paper's balance parameter.
 """
 

@@ -1,7 +1,7 @@
 """What a method is: an inner attack and a loss on the target, given images and labels.
 
-A method does not know whether its labels are true or dynamic, and its loss never sees the true labels beside them;
-that is what makes DYNAT + GAIRAT a line in a config instead of new code.
+The code of a method does not depend on whether its labels are true or dynamic, and its loss has no access to the true
+labels. That makes DYNAT + GAIRAT a line in a config instead of new code.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class AttackResult:
 
 @dataclass(frozen=True)
 class StepInputs:
-    """All that the loss of a method may see of one training step."""
+    """All inputs of a method's loss in one training step."""
 
     target: nn.Module
     clean: Tensor

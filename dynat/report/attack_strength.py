@@ -22,6 +22,7 @@ def strength(experiment: Experiment, metrics: Mapping[str, RunMetrics]) -> Drawn
     if not curves:
         return None
     n = formatting.span([point.n for of_run in curves.values() for point in of_run.eps])
+    order = formatting.image_order(next(iter(metrics.values())).dataset)
     figure, axes = plotting.canvas(4.0, title, f"The first {n} test images; the threat model is at the dotted line", 2)
     beside = plotting.room(curves)
     figure.subplots_adjust(right=1 - beside, wspace=2 * (beside + 0.045) / (0.918 - 2 * beside - 0.045))
@@ -50,9 +51,9 @@ def strength(experiment: Experiment, metrics: Mapping[str, RunMetrics]) -> Drawn
     axes[1].set_xticks(ticks, [f"{tick:g}" for tick in ticks])
     return Drawn(
         figure,
-        f"Accuracy under PGD on the first {n} test images, over all seeds; bands are 95 % Wilson intervals. Left: 20 "
-        "steps, each of a quarter of the radius. Right: at the threat model's radius. In a sound evaluation accuracy "
-        "reaches zero on the left and becomes constant on the right.",
+        f"Accuracy under PGD on the first {n} test images ({order}), over all seeds; bands are 95 % Wilson intervals. "
+        "Left: 20 steps, each of a quarter of the radius. Right: at the threat model's radius. In a sound evaluation "
+        "accuracy reaches zero on the left and becomes constant on the right.",
     )
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from dynat.config import AttackConfig, Checkpoint, Run, ThreatModel
 from dynat.config.base import pixel_fraction
 from dynat.report.comparisons import WORST
-from dynat.results.records import Interval
+from dynat.results.records import DatasetInfo, Interval
 
 DATASETS = {
     "digits": "Digits 8×8",
@@ -63,6 +63,12 @@ def method_title(row: Run | Checkpoint) -> str:
 def ball(threat: ThreatModel | AttackConfig) -> str:
     """The threat as the literature writes it: L∞, ε = 8/255."""
     return f"{NORMS[threat.norm or 'linf']}, ε = {pixel_fraction(threat.eps or 0.0)}"
+
+
+def image_order(dataset: DatasetInfo) -> str:
+    """Which test images the first n are."""
+    orders = {"official": "in the official order", "as given": "in the order of the files"}
+    return orders.get(dataset.test_order, f"in a {dataset.test_order.partition(',')[0]} order")
 
 
 def decimals(n: int) -> int:

@@ -12,7 +12,7 @@ def to_tex(table: Table) -> str:
         r"\begin{table}",
         r"  \centering",
         r"  \small",
-        rf"  \caption{{{tex(' '.join([table.about, table.shape, *notes(table)]))}}}",
+        rf"  \caption{{{tex(' '.join([table.about, table.shape, *notes(table), *table.warnings]))}}}",
         r"  \resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
         rf"  \begin{{tabular}}{{ll{'r' * len(table.columns)}}}",
         r"    \toprule",

@@ -1,8 +1,15 @@
-"""The one printer of Markdown tables."""
+"""The one printer of Markdown tables, and the one place that escapes text."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Container, Sequence
+
+
+def escape(text: str) -> str:
+    """Text of others (class names, paths, warnings) so that Markdown and HTML show it as it is, on one line."""
+    shown = re.sub(r"([\\`*_|~$]|\](?=[(\[:]))", r"\\\1", " ".join(text.split()))
+    return shown.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;").replace("://", "&#58;//")
 
 
 def markdown_table(

@@ -5,6 +5,7 @@ The card is made of the metrics and configs of the run; where they are silent, i
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from pydantic import BaseModel
 from dynat.config import Checkpoint, Run
 from dynat.config.base import pixel_fraction
 from dynat.report import formatting, run_table
-from dynat.report.markdown import markdown_table
+from dynat.report.markdown import escape, markdown_table
 from dynat.results.records import AttackMetrics, DatasetInfo, RunMetrics
 
 LEADERBOARDS = ("cifar10", "cifar100")
@@ -81,7 +82,7 @@ class Claim(BaseModel):
 def to_markdown(exported: ExportedRun) -> str:
     """The card."""
     metrics, data = exported.metrics, exported.metrics.dataset
-    ball, title = formatting.ball(metrics.threat), formatting.dataset_title(data.name)
+    ball, title = formatting.ball(metrics.threat), escape(formatting.dataset_title(data.name))
     trained = "Trained elsewhere" if exported.imported else formatting.method_title(exported.row)
     sections = {
         "Results": [run_table.to_markdown(metrics), _about_results(exported)],
@@ -138,7 +139,8 @@ def claim(metrics: RunMetrics, seed: int) -> Claim | None:
         clean_acc=f"{100 * clean.per_seed[seed]:.2f}",
         reported=robust,
         autoattack_acc=robust,
-        footnote=f"Robust accuracy on the first {cell.n:,} of {metrics.dataset.test:,} test images; "
+        footnote=f"Robust accuracy on the first {cell.n:,} of {metrics.dataset.test:,} test images, "
+        f"{formatting.image_order(metrics.dataset)}; "
         f"95% Wilson interval of all seeds {formatting.interval(cell)}".replace("–", "-"),
         unreliable=bool(cell.warnings or metrics.failed_checks),
     )
@@ -164,7 +166,7 @@ def _about_results(exported: ExportedRun) -> str:
 def _checks(metrics: RunMetrics) -> list[str]:
     checks = run_table.sanity_checks(metrics) or ["No sanity checks were run on it."]
     quiet = "No attack gave a warning, and every adversarial image passed verification."
-    return [*checks, *(run_table.notices(metrics) or [quiet])]
+    return [*checks, *(list(map(escape, run_table.notices(metrics))) or [quiet])]
 
 
 def _limits(exported: ExportedRun) -> list[str]:
@@ -183,7 +185,8 @@ def _limits(exported: ExportedRun) -> list[str]:
     elif cell.n < data.test:
         limits.append(
             f"AutoAttack evaluated the first {cell.n:,} of {data.test:,} test images: its accuracy is "
-            f"{formatting.interval(cell)} %, and is not comparable with attacks on other images."
+            f"{formatting.interval(cell)} %, and is not comparable with attacks on other images. The images are "
+            f"{formatting.image_order(data)}."
         )
     if failed := run_table.failed_titles(metrics):
         limits.append(f"**Sanity checks failed ({', '.join(failed)}): do not quote its robust accuracy.**")
@@ -209,7 +212,7 @@ def _limits(exported: ExportedRun) -> list[str]:
 def _about_loading(exported: ExportedRun) -> str:
     data = exported.metrics.dataset
     shape = " × ".join(map(str, (data.channels, *data.size)))
-    classes = ", ".join(data.classes[:20]) + (", ..." if len(data.classes) > 20 else "")
+    classes = ", ".join(map(escape, data.classes[:20])) + (", ..." if len(data.classes) > 20 else "")
     beside = formatting.listing(f"`{file}`" for file in exported.sources)
     verb = "needs" if len(exported.sources) == 1 else "need"
     plugin = "The code of the network is in a plug-in, which is not exported."
@@ -236,15 +239,16 @@ def _files(exported: ExportedRun) -> str:
 
 def _about_data(data: DatasetInfo) -> str:
     return (
-        f"{formatting.dataset_title(data.name)}: {data.train:,} training images, {data.validation:,} validation images "
-        f"to choose the epoch, {data.test:,} test images. SHA-256 of images and labels: `{data.digest}`."
+        f"{escape(formatting.dataset_title(data.name))}: {data.train:,} training images, {data.validation:,} "
+        f"validation images to choose the epoch, {data.test:,} test images. "
+        f"SHA-256 of images and labels: `{data.digest}`."
     )
 
 
 def _recipe(exported: ExportedRun) -> str:
     config = exported.row.model_dump(mode="json")
     given = {key: value for key, value in config.items() if value not in (None, {}, [])}
-    return f"```yaml\n{yaml.safe_dump(given, sort_keys=False, allow_unicode=True).strip()}\n```"
+    return f"```yaml\n{yaml.safe_dump(given, sort_keys=False, allow_unicode=True, width=math.inf).strip()}\n```"
 
 
 def _cost(metrics: RunMetrics) -> list[str]:

@@ -187,13 +187,19 @@ def _has_worst(table: Table) -> bool:
 
 
 def _warnings(metrics: Mapping[str, RunMetrics]) -> list[str]:
-    """What the attacks warned of."""
-    return [
+    """What the attacks warned of, and what makes the sanity checks doubtful."""
+    attacks = [
         f"{run}, {formatting.column_title(name)}: {warning}"
         for run, m in metrics.items()
         for name, cell in m.attacks.items()
         for warning in cell.warnings
     ]
+    checks = [
+        f"{run}, sanity checks and transfer: {warning}"
+        for run, m in metrics.items()
+        for warning in (m.sanity.warnings if m.sanity else ())
+    ]
+    return [*attacks, *checks]
 
 
 def _worst_attacks(experiment: Experiment, metrics: Mapping[str, RunMetrics]) -> str:

@@ -27,6 +27,8 @@ def notices(metrics: RunMetrics) -> list[str]:
         if cell.rejected_examples:
             images = formatting.count(cell.rejected_examples, "image")
             texts.append(f"{title} returned {images} outside the ball or outside [0,1]; they count as not broken")
+    if metrics.sanity is not None:
+        texts += [f"sanity checks: {warning}" for warning in metrics.sanity.warnings]
     return texts
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from dynat.config import Experiment
 from dynat.report import formatting
 from dynat.report.comparisons import LEVEL, WORST, Comparison, best_runs, column_metrics
-from dynat.report.markdown import markdown_table
+from dynat.report.markdown import escape, markdown_table
 from dynat.results.csv_files import csv_text
 from dynat.results.records import RunMetrics, Summary
 
@@ -108,6 +108,10 @@ class Table:
     """What was measured: data, threat, n, seeds."""
     shape: str
     """What a cell holds."""
+    order: str = ""
+    """Which test images the first n are."""
+    warnings: tuple[str, ...] = ()
+    """What makes cells doubtful, such as images that lack a class."""
 
     def cells(self) -> Iterator[tuple[Row, Column, Cell]]:
         for row in self.rows:
@@ -144,6 +148,8 @@ def build(experiment: Experiment, metrics: Mapping[str, RunMetrics], comparisons
         ),
         about=_about(experiment, metrics, images),
         shape=_shape(metrics),
+        order=formatting.image_order(next(iter(metrics.values())).dataset),
+        warnings=_warnings(metrics),
     )
 
 
@@ -184,9 +190,9 @@ def to_markdown(table: Table) -> str:
         return f"{value}{cell.mark}{precision}"
 
     head = ["Run", "Method", *(column.heading for column in table.columns)]
-    rows = [[f"`{row.run}`{row.mark}", row.method, *map(shown, row.cells)] for row in table.rows]
+    rows = [[f"`{row.run}`{row.mark}", escape(row.method), *map(shown, row.cells)] for row in table.rows]
     body = markdown_table(head, rows, right=range(2, len(head)))
-    return "\n\n".join([body, f"{table.about} {table.shape}", *notes(table)]) + "\n"
+    return "\n\n".join([body, f"{table.about} {table.shape}", *notes(table), *map(escape, table.warnings)]) + "\n"
 
 
 def notes(table: Table) -> list[str]:
@@ -201,10 +207,24 @@ def notes(table: Table) -> list[str]:
     shown = [text for mark, text in texts.items() if mark in table.marks]
     if any(column.fewer for column in table.columns):
         shown.append(
-            "A column with an n of its own is about the first n test images: compare the runs in it, "
+            f"A column with an n of its own is about the first n test images, {table.order}: compare the runs in it, "
             "not the column with the others."
         )
     return shown
+
+
+def _warnings(metrics: Mapping[str, RunMetrics]) -> tuple[str, ...]:
+    """Every warning of an attack, once, with the attacks and runs that gave it."""
+    found: dict[str, list[tuple[str, str]]] = {}
+    for run, m in metrics.items():
+        for name, cell in m.attacks.items():
+            for warning in cell.warnings:
+                found.setdefault(warning, []).append((formatting.column_title(name), run))
+    return tuple(
+        f"Warning: {warning} ({', '.join(dict.fromkeys(title for title, _ in places))}; "
+        f"{', '.join(dict.fromkeys(run for _, run in places))})."
+        for warning, places in found.items()
+    )
 
 
 def _test_images(metrics: Mapping[str, RunMetrics]) -> int:

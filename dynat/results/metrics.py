@@ -16,8 +16,10 @@ from dynat.results.paths import RunFiles, SeedFiles
 from dynat.results.records import (
     AttackCost,
     AttackMetrics,
+    DatasetInfo,
     RunMetrics,
     SanityMetrics,
+    SanityRecord,
     Summary,
     TrainingMetrics,
     TrainingRecord,
@@ -34,6 +36,9 @@ if TYPE_CHECKING:
 
 SQUARE_ALLOWED = 0.002
 """The share of images that AutoAttack lets Square break after its other parts without a warning."""
+
+SHARED_ALLOWED = 0.01
+"""The share of test images that may be training images too without a warning: a few are in CIFAR, as published."""
 
 
 def write_metrics(folder: Path, attacks: Sequence[str] | None = None) -> Path:
@@ -64,9 +69,9 @@ def run_metrics(run: RunFiles, attacks: Sequence[str] | None = None) -> RunMetri
         dataset=first.dataset,
         threat=first.threat,
         config=first.config,
-        attacks={outcome.name: _attack_metrics(outcome) for outcome in outcomes},
+        attacks={outcome.name: _attack_metrics(outcome, first.dataset) for outcome in outcomes},
         worst_case=WorstCase(attacks=names, **vars(summary(worst_case(worst)))) if worst else None,
-        sanity=None if sanity is None else SanityMetrics(checks=sanity_checks(*sanity), curves=curves(*sanity)),
+        sanity=None if sanity is None else _sanity_metrics(*sanity, first.dataset),
         training={seed: _training_metrics(run.seed(seed), record) for seed, record in trainings.items()},
     )
 
@@ -91,7 +96,7 @@ def summary(verdicts: pd.DataFrame) -> Summary:
     )
 
 
-def _attack_metrics(outcome: Outcome) -> AttackMetrics:
+def _attack_metrics(outcome: Outcome, dataset: DatasetInfo) -> AttackMetrics:
     record = outcome.record
     after = _accuracy_after(outcome)
     return AttackMetrics(
@@ -106,7 +111,12 @@ def _attack_metrics(outcome: Outcome) -> AttackMetrics:
         ),
         accuracy_after=after,
         rejected_examples=record.rejected_examples,
-        warnings=(*record.warnings, *_square_warning(after)),
+        warnings=(
+            *record.warnings,
+            *_square_warning(after),
+            *_class_warnings(outcome.verdicts, dataset.classes),
+            *_shared_warnings(dataset),
+        ),
     )
 
 
@@ -128,8 +138,32 @@ def _square_warning(after: Mapping[str, float]) -> list[str]:
     return [f"Square Attack has decreased the robust accuracy by {100 * drop:.2f} %: the evaluation may be unreliable"]
 
 
+def _class_warnings(verdicts: pd.DataFrame, classes: Sequence[str]) -> list[str]:
+    """A subset of the test images that lacks a class is not about the task."""
+    missing = sorted(set(range(len(classes))) - set(verdicts["label"]))
+    if not missing:
+        return []
+    names = ", ".join(classes[label] for label in missing[:3]) + (", ..." if len(missing) > 3 else "")
+    count, found = verdicts["index"].nunique(), len(classes) - len(missing)
+    return [f"its {count} images are of {found} of {len(classes)} classes only; none is: {names}"]
+
+
+def _shared_warnings(dataset: DatasetInfo) -> list[str]:
+    if dataset.test_in_train <= SHARED_ALLOWED * dataset.test:
+        return []
+    return [f"{dataset.test_in_train} of {dataset.test} test images are also training or validation images"]
+
+
+def _sanity_metrics(verdicts: pd.DataFrame, record: SanityRecord, dataset: DatasetInfo) -> SanityMetrics:
+    return SanityMetrics(
+        checks=sanity_checks(verdicts, record),
+        curves=curves(verdicts, record),
+        warnings=tuple(_class_warnings(verdicts, dataset.classes)),
+    )
+
+
 def _training_metrics(files: SeedFiles, record: TrainingRecord) -> TrainingMetrics:
-    history = read_history(files.history)
+    history = read_history(files)
     measured = [row["label_accuracy"] for row in history if "label_accuracy" in row]
     return TrainingMetrics(
         epochs=len(history),

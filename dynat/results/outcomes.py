@@ -8,6 +8,7 @@ outcomes/<attack>.examples.safetensors   images of the first seed before and aft
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,11 +16,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dynat.config import ThreatModel
-from dynat.results.csv_files import csv_text
+from dynat.results.csv_files import read_table, write_table
 from dynat.results.paths import RunFiles
-from dynat.results.records import OutcomeRecord, read_record, required, write_record
+from dynat.results.reading import made_again, required
+from dynat.results.records import OutcomeRecord, read_record, write_record
 from dynat.runtime.errors import UserError
-from dynat.runtime.files import atomic_text, atomic_write
+from dynat.runtime.files import atomic_write
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -76,7 +78,7 @@ class Outcome:
 
 
 def write_outcome(run: RunFiles, record: OutcomeRecord, verdicts: Mapping[int, Verdicts]) -> Path:
-    """Write record and table, the table last; its file."""
+    """Write table and record, the record last; the file of the table."""
     rows: list[Sequence[object]] = []
     for seed, of_seed in verdicts.items():
         columns = (of_seed.label, of_seed.clean_prediction, of_seed.prediction, of_seed.correct)
@@ -84,42 +86,45 @@ def write_outcome(run: RunFiles, record: OutcomeRecord, verdicts: Mapping[int, V
         for index, (*whole, margin, distance, broken_by) in enumerate(numbers):
             rows.append([seed, index, *whole, f"{margin:.6g}", f"{distance:.8g}", broken_by])
     name, file = record.attack_name, run.outcome(record.attack_name)
-    write_record(run.outcome_record(name), record)
-    atomic_text(file, csv_text(COLUMNS, rows))
+    table = write_table(file, COLUMNS, rows)
+    write_record(run.outcome_record(name), record.model_copy(update={"table": table}))
     return file
 
 
 def write_examples(file: Path, examples: Examples, classes: Sequence[str]) -> None:
-    from safetensors.numpy import save_file
+    from safetensors.numpy import save
 
-    notes = {"classes": json.dumps(list(classes))}
-    atomic_write(file, lambda draft: save_file(dict(vars(examples)), draft, notes))
+    # Not with safetensors' own writer, which hides that a disk is full.
+    content = save(dict(vars(examples)), {"classes": json.dumps(list(classes))})
+    atomic_write(file, lambda draft: draft.write_bytes(content))
 
 
 def read_examples(file: Path) -> Examples:
+    from safetensors import SafetensorError
     from safetensors.numpy import load_file
 
-    return Examples(**load_file(file))
+    try:
+        return Examples(**load_file(required(file)))
+    except (SafetensorError, TypeError) as error:  # TypeError: other arrays than those of an Examples
+        raise UserError(f"{file}: no complete file of example images ({error}); {made_again(file)}") from None
 
 
 def read_outcome(run: RunFiles, name: str) -> Outcome:
     """Verdicts and record of an attack; `UserError` names a file that is missing or contradicts itself."""
     import pandas as pd
 
-    file = required(run.outcome(name))
-    table = pd.read_csv(file, dtype={"broken_by": str})
-    missing = [column for column in COLUMNS if column not in table]
-    if missing:
-        raise UserError(f"{file}: no column '{missing[0]}'; delete it and make it again")
+    file, record_file = required(run.outcome(name)), run.outcome_record(name)
+    record = read_record(record_file, OutcomeRecord)
+    text = read_table(file, record.table, record_file, COLUMNS)
+    table = pd.read_csv(io.StringIO(text), dtype={"broken_by": str})
     table = table[["seed", "index", "label", "correct", "broken_by"]].fillna({"broken_by": ""})
-    record = read_record(run.outcome_record(name), OutcomeRecord)
     _check(file, table, record)
     return Outcome(name, table, record)
 
 
 def _check(file: Path, verdicts: pd.DataFrame, record: OutcomeRecord) -> None:
     if verdicts.empty:
-        raise UserError(f"{file}: not one image was evaluated; delete it and make it again")
+        raise UserError(f"{file}: not one image was evaluated; {made_again(file)}")
     twice = verdicts.duplicated(["seed", "index"])
     if twice.any():
         seed, index, *_ = verdicts[twice].iloc[0]

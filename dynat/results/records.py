@@ -14,13 +14,16 @@ import json
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from dynat.config import AttackConfig, Checkpoint, Run, ThreatModel, registry
+from dynat.results.csv_files import TableContent
+from dynat.results.reading import made_again
+from dynat.results.reading import required as required
 from dynat.runtime.errors import UserError
 from dynat.runtime.files import atomic_text
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 """Raised whenever a field of a record or a column of a table changes its name or its meaning."""
 
 
@@ -35,14 +38,7 @@ class Record(Part):
 
     format_version: int = FORMAT_VERSION
     plugins: tuple[str, ...] = ()
-    """Modules that define methods, networks or attacks named in the record: imported before it is read."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _import_plugins(cls, value: Any) -> Any:
-        if isinstance(value, dict):
-            registry.import_plugins(tuple(value.get("plugins", ())))
-        return value
+    """Modules that define methods, networks or attacks named in the record; they must be imported before it is read."""
 
 
 class DatasetInfo(Part):
@@ -58,6 +54,10 @@ class DatasetInfo(Part):
     """Number of training images; likewise the two below."""
     validation: int
     test: int
+    test_order: str = "as given"
+    """Which images the first n of them are: official, or stratified with a seed."""
+    test_in_train: int = 0
+    """Test images that are also training or validation images, pixel for pixel."""
 
 
 class ParameterCounts(Part):
@@ -85,6 +85,8 @@ class TrainingRecord(Record):
     machine: str
     compute_dtype: str | None = None
     """float32 or bfloat16; None for a checkpoint."""
+    table: TableContent | None = None
+    """The history; likewise in the other records: the table beside it, filled in by what writes both."""
 
 
 class OutcomeRecord(Record):
@@ -110,6 +112,7 @@ class OutcomeRecord(Record):
     device: str
     digest: dict[int, str]
     """All that the verdicts depend on, by seed."""
+    table: TableContent | None = None
 
 
 class GradientCount(Part):
@@ -129,6 +132,7 @@ class SanityRecord(Record):
     seconds: float
     rejected_examples: int
     device: str
+    table: TableContent | None = None
 
 
 class TransferRecord(Record):
@@ -138,6 +142,7 @@ class TransferRecord(Record):
     """The rows, each with the seed that represents it."""
     attack: AttackConfig
     device: str
+    table: TableContent | None = None
 
 
 class Interval(Part):
@@ -212,6 +217,8 @@ class Curves(Part):
 class SanityMetrics(Part):
     checks: dict[str, Check]
     curves: Curves
+    warnings: tuple[str, ...] = ()
+    """What makes the checks doubtful; it applies to the transfer matrix too, which uses the same images."""
 
 
 class TrainingMetrics(Part):
@@ -264,26 +271,21 @@ def read_record(file: Path, kind: type[AnyRecord]) -> AnyRecord:
             f"{file}: written by another version of dynat (format {version or 'unknown'}, this one reads format "
             f"{FORMAT_VERSION}); delete the folder {file.parent} and run again: snakemake --cores all {file}"
         )
+    registry.require_plugins(content.get("plugins"), str(file))
     try:
         return kind.model_validate(content)
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"]))
-        raise UserError(f"{file}: {place}: {first['msg']}; delete it and make it again") from None
-
-
-def required(file: Path) -> Path:
-    """`file`, which must exist."""
-    if not file.exists():
-        raise UserError(f"{file}: no such file; make it with: snakemake --cores all {file}")
-    return file
+        raise UserError(f"{file}: {place}: {first['msg']}; {made_again(file)}") from None
 
 
 def _read_json(file: Path) -> dict[str, Any]:
+    text = required(file).read_bytes()
     try:
-        content = json.loads(required(file).read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise UserError(f"{file}: not valid JSON ({error}); delete it and make it again") from None
+        content = json.loads(text.decode())
+    except (ValueError, RecursionError) as error:  # also bytes that are no UTF-8, and numbers of 5,000 digits
+        raise UserError(f"{file}: not valid JSON ({error}); {made_again(file)}") from None
     if not isinstance(content, dict):
-        raise UserError(f"{file}: expected a JSON object, found {type(content).__name__}; delete it and make it again")
+        raise UserError(f"{file}: expected a JSON object, found {type(content).__name__}; {made_again(file)}")
     return content

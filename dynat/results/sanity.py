@@ -7,17 +7,16 @@ the table: its robust accuracies are upper bounds, not results.
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dynat.results.csv_files import csv_text
+from dynat.results.csv_files import read_table, write_table
 from dynat.results.paths import RunFiles
 from dynat.results.records import Check, Curves, RadiusPoint, SanityRecord, StepsPoint, read_record, write_record
 from dynat.results.statistics import mcnemar, wilson
-from dynat.runtime.errors import UserError
-from dynat.runtime.files import atomic_text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -50,13 +49,13 @@ class SanityVerdicts:
 
 
 def write_sanity(run: RunFiles, record: SanityRecord, verdicts: Mapping[tuple[int, str], SanityVerdicts]) -> Path:
-    """Write the record and the table of verdicts by seed and attack, the table last; its file."""
+    """Write the table of verdicts by seed and attack, then the record; the file of the table."""
     rows: list[Sequence[object]] = []
     for (seed, attack), of_attack in verdicts.items():
         columns = zip(of_attack.label, of_attack.clean_prediction, of_attack.correct, strict=True)
         rows += [(seed, attack, index, *row) for index, row in enumerate(columns)]
-    write_record(run.sanity_record, record)
-    atomic_text(run.sanity, csv_text(COLUMNS, rows))
+    table = write_table(run.sanity, COLUMNS, rows)
+    write_record(run.sanity_record, record.model_copy(update={"table": table}))
     return run.sanity
 
 
@@ -66,11 +65,9 @@ def read_sanity(run: RunFiles) -> tuple[pd.DataFrame, SanityRecord] | None:
 
     if not run.sanity.exists():
         return None
-    table = pd.read_csv(run.sanity)
-    missing = [name for name in COLUMNS if name not in table]
-    if missing:
-        raise UserError(f"{run.sanity}: no column '{missing[0]}'; delete it and make it again")
-    return table, read_record(run.sanity_record, SanityRecord)
+    record = read_record(run.sanity_record, SanityRecord)
+    text = read_table(run.sanity, record.table, run.sanity_record, COLUMNS)
+    return pd.read_csv(io.StringIO(text)), record
 
 
 def sanity_checks(verdicts: pd.DataFrame, record: SanityRecord) -> dict[str, Check]:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dynat.results.csv_files import csv_text
+from dynat.results.csv_files import read_table, write_table
 from dynat.results.paths import ExperimentFiles
+from dynat.results.reading import made_again
 from dynat.results.records import TransferRecord, read_record, write_record
 from dynat.runtime.errors import UserError
-from dynat.runtime.files import atomic_text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -24,14 +25,14 @@ def write_transfer(
     labels: Sequence[int],
     correct: Mapping[tuple[str, str], Sequence[int]],
 ) -> Path:
-    """Write the record and the table of verdicts by source and target, the table last; its file."""
+    """Write the table of verdicts by source and target, then the record; the file of the table."""
     rows = [
         (source, target, index, label, verdict)
         for (source, target), verdicts in correct.items()
         for index, (label, verdict) in enumerate(zip(labels, verdicts, strict=True))
     ]
-    write_record(files.transfer_record, record)
-    atomic_text(files.transfer, csv_text(COLUMNS, rows))
+    table = write_table(files.transfer, COLUMNS, rows)
+    write_record(files.transfer_record, record.model_copy(update={"table": table}))
     return files.transfer
 
 
@@ -41,8 +42,10 @@ def read_transfer(files: ExperimentFiles, runs: Sequence[str]) -> tuple[pd.DataF
 
     if not files.transfer.exists():
         return None
-    matrix = pd.read_csv(files.transfer).pivot_table(index="source", columns="target", values="correct")
+    record = read_record(files.transfer_record, TransferRecord)
+    text = read_table(files.transfer, record.table, files.transfer_record, COLUMNS)
+    matrix = pd.read_csv(io.StringIO(text)).pivot_table(index="source", columns="target", values="correct")
     absent = [run for run in runs if run not in matrix.index]
     if absent:
-        raise UserError(f"{files.transfer}: has no run '{absent[0]}'; delete it and make it again")
-    return matrix.loc[list(runs), list(runs)], read_record(files.transfer_record, TransferRecord)
+        raise UserError(f"{files.transfer}: has no run '{absent[0]}'; {made_again(files.transfer)}")
+    return matrix.loc[list(runs), list(runs)], record

@@ -24,7 +24,7 @@ def choose_device(name: str) -> torch.device:
         raise UserError("device 'cuda' was requested, but torch sees no GPU here: use --device auto or cpu")
     if device.type == "cuda" and (device.index or 0) >= (count := torch.cuda.device_count()):
         raise UserError(f"device '{name}' was requested, but torch sees {count}: cuda:0 to cuda:{count - 1}")
-    if device.type == "cuda" and "LOCAL_RANK" not in os.environ:  # a process of torchrun gets its GPU from its number
+    if device.type == "cuda" and "LOCAL_RANK" not in os.environ:  # one of several has the GPU of its number
         if ":" in name:
             gpu_locks.lock_gpu(device.index)
         else:

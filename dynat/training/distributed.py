@@ -12,13 +12,20 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
 from dynat.nn.sync_batchnorm import CPUSyncBatchNorm
-from dynat.runtime.errors import UserError
+from dynat.runtime import launch
+from dynat.runtime.errors import JobError, UserError
+
+START_LIMIT = timedelta(minutes=5)
+"""How long a process waits for the others to start."""
+EXCHANGE_LIMIT = timedelta(minutes=10)
+"""How long a process waits for the others in one exchange of gradients."""
 
 
 @dataclass(frozen=True)
@@ -30,8 +37,10 @@ class Distributed:
 
     @classmethod
     def from_environment(cls) -> Distributed:
-        """What torchrun says of this process; a single process where it says nothing."""
-        return cls(int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1)))
+        """What `launch` says of this process; a single process where it says nothing."""
+        if not launch.is_worker():  # RANK and WORLD_SIZE alone may be those of another program
+            return cls()
+        return cls(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]))
 
     @property
     def is_main(self) -> bool:
@@ -50,11 +59,25 @@ class Distributed:
                 raise UserError(f"gpus: {self.size} was requested, but torch sees {count}")
             device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
             torch.cuda.set_device(device)
-        dist.init_process_group("nccl" if cuda else "gloo")
+        self._connect("nccl" if cuda else "gloo")
         try:
             yield device
         finally:
             dist.destroy_process_group()
+
+    def _connect(self, backend: str) -> None:
+        """Join the process group; `JobError` if not all of its processes start in time."""
+        launch.end_with_parent()
+        store = dist.FileStore(os.environ[launch.RENDEZVOUS], self.size)  # type: ignore[attr-defined]
+        store.set(f"started/{self.rank}", "")
+        try:
+            store.wait([f"started/{rank}" for rank in range(self.size)], START_LIMIT)
+        except RuntimeError:
+            raise JobError(
+                f"process {self.rank} of {self.size} waited {START_LIMIT.total_seconds():.0f} s for the others of this "
+                "training to start: is the machine overloaded? The same command starts all of them again"
+            ) from None
+        dist.init_process_group(backend, store=store, rank=self.rank, world_size=self.size, timeout=EXCHANGE_LIMIT)
 
     def shard(self, batch: Tensor) -> Tensor:
         """This process's part of a whole batch."""

@@ -1,9 +1,9 @@
 """One training step: the paper's Algorithm 1, for DYNAT and for every method it is compared with.
 
   1. the guide classifies the clean images         z = g(x)
-  2. its decisions are the labels                  l = argmax z        (dynamic; or l = y, true)
+  2. its predictions are the labels                l = argmax z        (dynamic; or l = y, true)
   3. PGD finds adversarial images for them         x' = argmax L_inner(f(x'), l) in the ball
-  4. both networks are updated at once             CE(z, y) + beta * L_target(f, x', l)
+  4. one optimizer step updates both networks      CE(z, y) + beta * L_target(f, x', l)
 
 The released script recomputes z in each of the ten inner steps although nothing changes between them; here
 the one train-mode forward serves the labels and the guide's gradient.
@@ -38,9 +38,10 @@ def training_step(
     update: Callable[[Tensor], object],
     distributed: Distributed = SINGLE_PROCESS,
 ) -> dict[str, Tensor]:
-    """Hand the loss of target and guide to `update`, the inner attack beginning at `start`; returns the values to log.
+    """Compute the loss of target and guide and pass it to `update`; the inner attack starts at `start`.
 
-    Nothing in it is random, waits for the device or branches on a tensor's value: it can be recorded as a CUDA graph.
+    Returns the values to log. Nothing in it is random, synchronizes with the device or branches on a tensor value:
+    it can be recorded as a CUDA graph.
     """
     target, guide = networks.target, networks.guide
 
@@ -67,7 +68,7 @@ def training_step(
 
 
 def _guide_labels(guide: nn.Module | None, run: Run, images: Tensor, guide_logits: Tensor | None) -> Tensor:
-    """The guide's decisions, one-hot through argmax, so that no gradient passes through them."""
+    """The classes that the guide predicts; no gradient passes through the argmax."""
     assert guide is not None and guide_logits is not None, "the config refuses dynamic labels without a guide"
     if run.guide_mode == "eval":
         with torch.no_grad(), evaluating(guide):

@@ -237,9 +237,10 @@ class Trainer:
         return torch.Generator(self.device).manual_seed(self._seed(purpose, epoch))
 
     def _diverged(self, epoch: int) -> Diverged:
+        kept = f"The state after epoch {epoch - 1} is kept" if epoch > 1 else "No state is kept: no epoch was finished"
         return Diverged(
-            f"the loss became non-finite in epoch {epoch}; the update was skipped. The state after the last finished "
-            "epoch is kept. Lower schedule.lr, or try precision: float32"
+            f"the loss became non-finite in epoch {epoch}; the update was skipped. {kept}. Lower schedule.lr, or try "
+            "precision: float32"
         )
 
 

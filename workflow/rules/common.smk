@@ -1,6 +1,8 @@
-# The checked experiment, and the paths of its files.
+# The checked experiment, and the paths of its files. params.yaml is read as `dynat check` reads it, not by Snakemake;
+# `config` is what was given with --config.
 from dynat import provenance
 from dynat.config import ConfigError, load
+from dynat.config.yaml_input import command_line_values
 from dynat.jobs import preflight
 from dynat.results.paths import Paths
 from dynat.runtime.errors import UserError
@@ -8,7 +10,8 @@ from dynat.runtime.errors import UserError
 PATHS = Paths()
 try:
     EXPERIMENT = load(
-        config, notice=lambda text: print(f"dynat: {text}", file=sys.stderr)
+        over=command_line_values(config),
+        notice=lambda text: print(f"dynat: {text}", file=sys.stderr),
     )
     if workflow.is_main_process:
         preflight.check_before_jobs(EXPERIMENT, PATHS)
@@ -35,7 +38,7 @@ def one_of(names):
 
 
 wildcard_constraints:
-    seed=r"\d+",
+    seed=r"[0-9]+",
     run=one_of(EXPERIMENT.rows),
     attack=one_of(EXPERIMENT.attacks),
 

@@ -9,8 +9,8 @@ rule data:
         f"logs/data/{EXPERIMENT.dataset.name}.log",
     localrule: True
     params:
-        spec=EXPERIMENT.dataset.model_dump_json(),
+        spec=lambda wildcards: EXPERIMENT.dataset.model_dump_json(),
         # A changed folder of images is another data set.
         images=provenance.listing(EXPERIMENT.dataset),
     shell:
-        "dynat job data --spec {params.spec:q} > {log} 2>&1"
+        "dynat job data --spec {params.spec:q} > {log:q} 2>&1"

@@ -27,7 +27,7 @@ rule attack:
             wildcards.run, wildcards.attack
         ).model_dump_json(),
     shell:
-        "dynat job attack --spec {params.spec:q} --threads {threads} > {log} 2>&1"
+        "dynat job attack --spec {params.spec:q} --threads {threads} > {log:q} 2>&1"
 
 
 # Small attacks on a run that show whether its evaluation can be trusted.
@@ -49,7 +49,7 @@ rule sanity:
     params:
         spec=lambda wildcards: EXPERIMENT.sanity_checks(wildcards.run).model_dump_json(),
     shell:
-        "dynat job sanity --spec {params.spec:q} --threads {threads} > {log} 2>&1"
+        "dynat job sanity --spec {params.spec:q} --threads {threads} > {log:q} 2>&1"
 
 
 # Every run evaluated on the adversarial images that were made against every other run.
@@ -74,9 +74,9 @@ rule transfer:
     resources:
         gpu=GPU,
     params:
-        spec=EXPERIMENT.transfer().model_dump_json(),
+        spec=lambda wildcards: EXPERIMENT.transfer().model_dump_json(),
     shell:
-        "dynat job transfer --spec {params.spec:q} --threads {threads} > {log} 2>&1"
+        "dynat job transfer --spec {params.spec:q} --threads {threads} > {log:q} 2>&1"
 
 
 rule metrics:
@@ -103,9 +103,12 @@ rule metrics:
     localrule: True
     params:
         folder=lambda wildcards: FILES.run(wildcards.run).folder,
-        attacks=" ".join(f"--attack {name}" for name in EXPERIMENT.attacks),
+        options=lambda wildcards: [
+            *(["--allow-plugins"] if EXPERIMENT.plugins else []),
+            *(f"--attack={name}" for name in EXPERIMENT.attacks),
+        ],
     shell:
-        "dynat metrics {params.folder} {params.attacks} > {log} 2>&1"
+        "dynat metrics {params.folder:q} {params.options:q} > {log:q} 2>&1"
 
 
 # Accuracy under every attack, for `dvc metrics` and `dvc plots`.
@@ -120,9 +123,9 @@ rule accuracy:
         f"logs/metrics/{PRESET}/accuracy.log",
     localrule: True
     params:
-        spec=EXPERIMENT.model_dump_json(),
+        spec=lambda wildcards: EXPERIMENT.model_dump_json(),
     shell:
-        "dynat job accuracy --spec {params.spec:q} > {log} 2>&1"
+        "dynat job accuracy --spec {params.spec:q} > {log:q} 2>&1"
 
 
 rule evaluate:

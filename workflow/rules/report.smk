@@ -34,6 +34,6 @@ rule report:
         f"logs/report/{PRESET}.log",
     localrule: True
     params:
-        spec=EXPERIMENT.model_dump_json(),
+        spec=lambda wildcards: EXPERIMENT.model_dump_json(),
     shell:
-        "dynat job report --spec {params.spec:q} > {log} 2>&1"
+        "dynat job report --spec {params.spec:q} > {log:q} 2>&1"

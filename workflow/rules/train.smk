@@ -30,7 +30,7 @@ rule training:
     params:
         spec=lambda wildcards: EXPERIMENT.training(wildcards.run).model_dump_json(),
     shell:
-        "dynat job training --spec {params.spec:q} --seed {wildcards.seed} --threads {threads} > {log} 2>&1"
+        "dynat job training --spec {params.spec:q} --seed {wildcards.seed:q} --threads {threads} > {log:q} 2>&1"
 
 
 use rule training as training_with_guide with:
@@ -59,13 +59,13 @@ rule import_checkpoint:
             wildcards.run
         ).model_dump_json(),
     shell:
-        "dynat job import --spec {params.spec:q} > {log} 2>&1"
+        "dynat job import --spec {params.spec:q} > {log:q} 2>&1"
 
 
 # Validation accuracy over the epochs, for `dvc plots`.
 rule curves:
     input:
-        [seed.history for seed in TRAININGS],
+        [file for seed in TRAININGS for file in (seed.history, seed.config)],
         src=relative(provenance.plots_sources()),
     output:
         PATHS.plot(PRESET, "epochs"),
@@ -74,9 +74,9 @@ rule curves:
         f"logs/train/{PRESET}/curves.log",
     localrule: True
     params:
-        spec=EXPERIMENT.model_dump_json(),
+        spec=lambda wildcards: EXPERIMENT.model_dump_json(),
     shell:
-        "dynat job curves --spec {params.spec:q} > {log} 2>&1"
+        "dynat job curves --spec {params.spec:q} > {log:q} 2>&1"
 
 
 rule train:

@@ -1,0 +1,120 @@
+"""SIGINT and SIGTERM end a command with one line, without a traceback, and the same command resumes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from dynat.cli import INTERRUPTED
+from dynat.runtime.interrupts import interruptible
+from tests.project import BIN, Project
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    made = Project.create(tmp_path_factory.mktemp("interrupts"))
+    made.params("preset: tiny\ntraining: {epochs: 10000}\n")
+    assert made.call(BIN / "dynat", "data")[0] == 0
+    return made
+
+
+def interrupted(project: Project, number: signal.Signals, *words: str, until: str) -> tuple[int, str, str]:
+    """Exit code, output and errors of a command that gets a signal as soon as it has printed this text."""
+    process = subprocess.Popen(
+        [BIN / "dynat", *words],
+        cwd=project.folder,
+        env={**project.environment, "PYTHONUNBUFFERED": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    lines: list[str] = []
+    for line in process.stdout:
+        lines.append(line)
+        if until in line:
+            process.send_signal(number)
+            break
+    output, errors = process.communicate(timeout=60)
+    return process.returncode, "".join(lines) + output, errors
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_training_says_in_one_line_that_it_resumes(number: signal.Signals, project: Project) -> None:
+    command = ("train", "at", "--seed", str(int(number)))
+    code, output, errors = interrupted(project, number, *command, until="epoch 3/")
+    assert code == 128 + number, errors
+    assert errors == f"dynat: {INTERRUPTED}\n"
+    assert not list(project.folder.rglob(".dynat-*"))
+    code, output, errors = interrupted(project, number, *command, until="epoch ")
+    assert "resuming from state/" in output and "epoch 1/" not in output and "epoch 3/" not in output
+
+
+TWICE = """
+import os, signal, time
+from dynat.runtime.interrupts import Interrupted, interruptible
+try:
+    with interruptible():
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(60)
+        finally:
+            os.kill(os.getpid(), signal.SIGTERM)  # as `timeout` does, which also signals its group
+            time.sleep(60)
+except Interrupted as interruption:
+    os.kill(os.getpid(), signal.SIGINT)
+    raise SystemExit(interruption.exit_code)
+"""
+
+
+def test_a_second_signal_changes_nothing() -> None:
+    done = subprocess.run([sys.executable, "-c", TWICE], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (143, "")
+
+
+def test_a_process_that_ignores_a_signal_keeps_ignoring_it() -> None:
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with interruptible():
+            assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.slow
+def test_an_interrupted_job_of_snakemake_writes_the_line_into_its_log(project: Project) -> None:
+    target, log = "results/tiny/at/seed0/target.safetensors", project.folder / "logs/train/tiny/at-seed0.log"
+    process = subprocess.Popen(
+        [BIN / "snakemake", "--cores", "1", target],
+        cwd=project.folder,
+        env=project.environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    while not log.exists() or "epoch 3/" not in log.read_text():
+        assert process.poll() is None
+        time.sleep(0.1)
+    os.killpg(process.pid, signal.SIGINT)  # Ctrl-C
+    try:
+        assert process.wait(timeout=60) != 0
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+    text = log.read_text()
+    assert f"dynat: {INTERRUPTED}" in text and "Traceback" not in text
+
+
+def test_afterwards_signals_have_the_effect_that_they_had_before() -> None:
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    with interruptible():
+        assert signal.getsignal(signal.SIGTERM) != before[1]
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
+    with pytest.raises(ValueError, match="failed"), interruptible():
+        raise ValueError("failed")
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before

@@ -1,0 +1,321 @@
+"""Kill trainings, evaluations and pipelines, flip bits, fill a disk; check that every result is as without all that.
+
+make storm                    python tools/storm.py --seed 3 --pipelines 16
+
+Works on a small project in a temporary folder (handwritten digits, a small network). First the pipeline runs without a
+disturbance. Then each kind of disturbance is tried at moments and places drawn from the seed; the result has to be
+equal, bit for bit, to the undisturbed one, or the damage has to be refused with a message. Prints a table in Markdown;
+the exit code is 1 if anything failed. Starts no process that it does not end, and ends no others.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import random
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from dynat.results.paths import Paths
+
+ROOT = Path(__file__).resolve().parents[1]
+PARAMS = """
+preset: digits
+select: [at]
+seeds: [0]
+training: {target: small, epochs: 12, batch: 64, validation: {steps: 2}}
+attacks: {clean: {}, pgd-20: {batch: 32}}
+headline: pgd-20
+sanity: {images: 20, queries: 20}
+"""
+PRESET, RUN, ATTACK = "digits", "at", "pgd-20"
+LIMIT = 300.0
+"""Seconds after which a command counts as hanging."""
+FILES = Paths()
+SEED = FILES.seed_files(PRESET, RUN, 0)
+OUTCOME = FILES.outcome(PRESET, RUN, ATTACK)
+METRICS = FILES.run_files(PRESET, RUN).metrics
+TRAIN = ("train", RUN, "--device", "cpu", "--threads", "1")
+EVALUATE = ("attack", RUN, ATTACK, "--device", "cpu", "--threads", "1")
+
+
+class Project:
+    """A copy of the project in a folder, and commands in it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    @classmethod
+    def create(cls, folder: Path) -> Project:
+        for part in ("workflow", "config", "dynat"):
+            shutil.copytree(ROOT / part, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
+        (folder / "params.yaml").write_text(PARAMS)
+        return cls(folder)
+
+    def copied_to(self, folder: Path) -> Project:
+        shutil.copytree(self.folder, folder, symlinks=True)
+        return Project(folder)
+
+    def start(self, *words: str) -> subprocess.Popen[str]:
+        """A command in a process group of its own. Its output goes to output.txt."""
+        environment = {**os.environ, "PYTHONPATH": str(self.folder), "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
+        with (self.folder / "output.txt").open("w") as output:
+            return subprocess.Popen(
+                words,
+                cwd=self.folder,
+                env=environment,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                text=True,
+                start_new_session=True,
+            )
+
+    def call(self, *words: str) -> tuple[int, str]:
+        """Exit code and output of a command; one that hangs is killed and has the code -9."""
+        process = self.start(*words)
+        try:
+            process.wait(LIMIT)
+        except subprocess.TimeoutExpired:
+            kill(process)
+        return process.returncode, (self.folder / "output.txt").read_text()
+
+    def dynat(self, *words: str) -> tuple[int, str]:
+        return self.call(*dynat(*words))
+
+    def snakemake(self, *words: str) -> tuple[int, str]:
+        return self.call(*snakemake(*words))
+
+
+def dynat(*words: str) -> tuple[str, ...]:
+    return (sys.executable, "-m", "dynat", *words)
+
+
+def snakemake(*words: str) -> tuple[str, ...]:
+    return (str(Path(sys.executable).with_name("snakemake")), "--cores", "1", *words)
+
+
+def kill(process: subprocess.Popen[str]) -> None:
+    """SIGKILL for the process and all that it started, which are in its process group."""
+    if process.poll() is None:
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+@dataclass
+class Row:
+    """A kind of disturbance in the table."""
+
+    what: str
+    tries: int = 0
+    passed: int = 0
+    seconds: float = 0.0
+    failures: list[str] = field(default_factory=list)
+
+
+class Storm:
+    """All disturbances of one undisturbed project."""
+
+    def __init__(self, reference: Project, folder: Path, random_: random.Random) -> None:
+        self.reference, self.folder, self.random = reference, folder, random_
+        self.rows: list[Row] = []
+        self.copies = 0
+
+    def try_(self, what: str, count: int, once: Callable[[Project], str | None]) -> None:
+        """Do `once` in `count` fresh copies of the finished project; it returns what went wrong, if anything did."""
+        row = Row(what)
+        for _ in range(count):
+            self.copies += 1
+            copy = self.reference.copied_to(self.folder / f"try{self.copies}")
+            began = time.monotonic()
+            failure = once(copy)
+            row.seconds += time.monotonic() - began
+            row.tries += 1
+            row.passed += failure is None
+            if failure is not None:
+                row.failures.append(failure)
+                print(f"FAILED: {what}: {failure}", file=sys.stderr, flush=True)
+            shutil.rmtree(copy.folder)
+        if count:
+            self.rows.append(row)
+
+    # --- kills -------------------------------------------------------------------------------------------------------
+
+    def kill_training(self, project: Project) -> str | None:
+        shutil.rmtree(project.folder / SEED.folder)
+        self.kill_later(project, dynat(*TRAIN), 15)
+        return self.finish(project, TRAIN, SEED.target(), SEED.target("last"))
+
+    def kill_evaluation(self, project: Project) -> str | None:
+        forget_evaluation(project)
+        self.kill_later(project, dynat(*EVALUATE), 6)
+        return self.finish(project, EVALUATE, OUTCOME)
+
+    def kill_pipeline(self, project: Project) -> str | None:
+        shutil.rmtree(project.folder / FILES.results)
+        shutil.rmtree(project.folder / FILES.state, ignore_errors=True)
+        self.kill_later(project, snakemake("all"), 40)
+        project.snakemake("--unlock")
+        code, output = project.snakemake("--rerun-incomplete", "all")
+        if code:
+            return f"not resumed: {output[-500:]}"
+        here, there = (str(p.folder / FILES.results / PRESET) for p in (project, self.reference))
+        code, output = project.dynat("diff", here, there)
+        return f"other numbers: {output[-500:]}" if code else None
+
+    def kill_later(self, project: Project, words: tuple[str, ...], longest: float) -> None:
+        """Start a command and kill it at a random moment, or let it finish if it is faster."""
+        process = project.start(*words)
+        try:
+            process.wait(self.random.uniform(0.1, longest))
+        except subprocess.TimeoutExpired:
+            kill(process)
+
+    def finish(self, project: Project, words: tuple[str, ...], *results: Path) -> str | None:
+        """Run a command to its end; its results have to be those of the undisturbed project."""
+        code, output = project.dynat(*words)
+        if code:
+            return f"not resumed: {output[-500:]}"
+        different = [str(file) for file in results if not self.equal(project, file)]
+        return f"not equal: {', '.join(different)}" if different else None
+
+    def equal(self, project: Project, file: Path) -> bool:
+        return (project.folder / file).read_bytes() == (self.reference.folder / file).read_bytes()
+
+    # --- damage ------------------------------------------------------------------------------------------------------
+
+    def flip(self, file: Path) -> str:
+        """Flip one random bit of a file; where."""
+        content = bytearray(file.read_bytes())
+        place, bit = self.random.randrange(len(content)), self.random.randrange(8)
+        content[place] ^= 1 << bit
+        file.write_bytes(content)
+        return f"bit {bit} of byte {place} of {file.name}"
+
+    def damage_state(self, project: Project) -> str | None:
+        shutil.rmtree(project.folder / SEED.folder)
+        return self.damage_of_killed(project, TRAIN, "trainings/*/state.pt", (SEED.target(), SEED.target("last")))
+
+    def damage_batch(self, project: Project) -> str | None:
+        forget_evaluation(project)
+        return self.damage_of_killed(project, EVALUATE, "evaluations/*/batch-00003.pt", (OUTCOME,))
+
+    def damage_of_killed(
+        self, project: Project, words: tuple[str, ...], pattern: str, results: tuple[Path, ...]
+    ) -> str | None:
+        """Kill a command when it has saved a file, damage that, and resume."""
+        process, deadline = project.start(*dynat(*words)), time.monotonic() + LIMIT
+        while not (found := list((project.folder / FILES.state).glob(pattern))):
+            if process.poll() is not None or time.monotonic() > deadline:
+                kill(process)
+                return "saved nothing to damage"
+            time.sleep(0.01)
+        kill(process)
+        where = self.flip(self.random.choice(found))
+        failure = self.finish(project, words, *results)
+        return failure and f"{where}: {failure}"
+
+    def damage_file(self, file: Path, words: tuple[str, ...], result: Path) -> Callable[[Project], str | None]:
+        """Damage a finished file: a command that reads it refuses it by name, or gives the undisturbed result."""
+
+        def once(project: Project) -> str | None:
+            where = self.flip(project.folder / file)
+            if words is TRAIN:
+                shutil.rmtree(project.folder / SEED.folder)
+            if words is EVALUATE:
+                forget_evaluation(project)
+            code, output = project.dynat(*words)
+            if code:
+                refused = "Traceback" not in output and str(file.parent) in output
+                return None if refused else f"{where}: {output[-300:]}"
+            return None if self.equal(project, result) else f"{where}: accepted in silence"
+
+        return once
+
+    # --- full disks --------------------------------------------------------------------------------------------------
+
+    def fill_disk(self, words: tuple[str, ...], *results: Path) -> Callable[[Project], str | None]:
+        """The disk of the states is full: an error that says so; with space again, the command gives its result."""
+
+        def once(project: Project) -> str | None:
+            if words is TRAIN:
+                shutil.rmtree(project.folder / SEED.folder)
+            else:
+                forget_evaluation(project)
+            state = project.folder / "full"
+            state.mkdir()
+            options = ["mount", "-t", "tmpfs", "-o", "size=8k", "tmpfs", str(state)]
+            mounted = os.geteuid() == 0 and subprocess.run(options, capture_output=True, check=False).returncode == 0
+            command = dynat(*words, "--state", "full")
+            try:
+                limited = ["sh", "-c", f"ulimit -f 8; exec {shlex.join(command)}"]
+                code, output = project.call(*(command if mounted else limited))
+            finally:
+                if mounted:
+                    subprocess.run(["umount", str(state)], check=False)
+            if code != 1 or "Traceback" in output or "full" not in output:
+                return f"exit code {code}: {output[-300:]}"
+            return self.finish(project, words, *results)
+
+        return once
+
+
+def forget_evaluation(project: Project) -> None:
+    (project.folder / OUTCOME).unlink()
+    shutil.rmtree(project.folder / FILES.state / "evaluations", ignore_errors=True)
+
+
+def table(rows: list[Row], seed: int) -> str:
+    lines = ["| disturbance | tries | passed | seconds |", "|---|---:|---:|---:|"]
+    lines += [f"| {row.what} | {row.tries} | {row.passed} | {row.seconds:.0f} |" for row in rows]
+    machine = f"{platform.machine()}, {os.cpu_count()} cores, {platform.system()}, Python {platform.python_version()}"
+    return "\n".join([*lines, "", f"Seed {seed}; {machine}."])
+
+
+def storm(seed: int, counts: argparse.Namespace, folder: Path) -> list[Row]:
+    reference = Project.create(folder / "undisturbed")
+    code, output = reference.snakemake("all")
+    if code:
+        sys.exit(f"the undisturbed pipeline failed:\n{output[-3000:]}")
+    print(f"undisturbed pipeline finished in {folder}", file=sys.stderr, flush=True)
+    here = Storm(reference, folder, random.Random(seed))
+    here.try_("a training is killed and resumed", counts.trainings, here.kill_training)
+    here.try_("an evaluation is killed and resumed", counts.evaluations, here.kill_evaluation)
+    here.try_("a pipeline is killed and resumed", counts.pipelines, here.kill_pipeline)
+    here.try_("a bit flips in the state of a training", counts.flips, here.damage_state)
+    here.try_("a bit flips in a finished batch of an evaluation", counts.flips, here.damage_batch)
+    images, metrics = FILES.dataset_images(PRESET), ("metrics", str(FILES.run(PRESET, RUN)))
+    for what, file, words, result in (
+        ("images", images, TRAIN, SEED.target()),
+        ("outcomes", OUTCOME, metrics, METRICS),
+        ("the history", SEED.history, metrics, METRICS),
+    ):
+        here.try_(f"a bit flips in {what}", counts.flips, here.damage_file(file, words, result))
+    here.try_("the disk is full: training", counts.disks, here.fill_disk(TRAIN, SEED.target()))
+    here.try_("the disk is full: evaluation", counts.disks, here.fill_disk(EVALUATE, OUTCOME))
+    return here.rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seed", type=int, default=0)
+    counts = {"trainings": 10, "evaluations": 10, "pipelines": 4, "flips": 8, "disks": 1}
+    for name, count in counts.items():
+        parser.add_argument(f"--{name}", type=int, default=count, help=f"tries (default: {count})")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="dynat-storm-") as folder:
+        rows = storm(options.seed, options, Path(folder))
+    print(table(rows, options.seed))
+    sys.exit(any(row.failures for row in rows))
+
+
+if __name__ == "__main__":
+    main()
