@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from typing import Any
 
@@ -23,6 +24,9 @@ from tests.helpers import Dynat, fit
 from tests.networks import TwoLayers
 
 torch.set_num_threads(1)
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    # A test run in the background of a shell ignores SIGINT, and the commands that tests interrupt would inherit that.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 # A test that takes longer on a busy machine has not failed.
 settings.register_profile("dynat", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("dynat")

@@ -20,7 +20,7 @@ from dynat import data, models, provenance
 from dynat.checkpoints.weights import load_weights
 from dynat.config import EvaluationSpec, TrainingSpec
 from dynat.data import to_pixels
-from dynat.jobs.evaluation import run_evaluation
+from dynat.jobs.evaluation import load_target, run_evaluation
 from dynat.jobs.training import run_training
 from dynat.results import records
 from dynat.results.history import read_history
@@ -317,6 +317,16 @@ def test_autoattack_killed_anywhere_ends_with_the_same_verdicts(trained: Paths) 
     for file in (resumed.outcome("some-attack"), resumed.examples("some-attack")):
         other = uninterrupted.folder / file.relative_to(resumed.folder)
         assert file.read_bytes() == other.read_bytes()
+
+
+@pytest.mark.parametrize("position", [0.2, 0.5, 0.99])
+def test_a_flipped_bit_in_the_weights_is_refused(position: float, trained: Paths) -> None:
+    file = trained.seed_files("tests", "some-run", 0).target()
+    content = bytearray(file.read_bytes())
+    content[int(position * len(content))] ^= 1
+    file.write_bytes(bytes(content))
+    with pytest.raises(UserError, match=r"target\.safetensors: damaged or exchanged: its SHA-256 is not"):
+        load_target(trained.seed_files("tests", "some-run", 0))
 
 
 @pytest.mark.parametrize("which", ["best", "last"])

@@ -295,6 +295,7 @@ def storm(seed: int, counts: argparse.Namespace, folder: Path) -> list[Row]:
     images, metrics = FILES.dataset_images(PRESET), ("metrics", str(FILES.run(PRESET, RUN)))
     for what, file, words, result in (
         ("images", images, TRAIN, SEED.target()),
+        ("weights", SEED.target(), EVALUATE, OUTCOME),
         ("outcomes", OUTCOME, metrics, METRICS),
         ("the history", SEED.history, metrics, METRICS),
     ):

@@ -28,6 +28,7 @@ from dynat.nn.numerics import set_evaluation_numerics
 from dynat.results.outcomes import CLEAN, Examples, Verdicts, write_examples, write_outcome
 from dynat.results.paths import Paths, SeedFiles
 from dynat.results.records import OutcomeRecord, TrainingRecord, read_record, required
+from dynat.results.weights import read_weights
 from dynat.runtime.device import choose_device
 from dynat.runtime.errors import UserError
 from dynat.runtime.files import atomic_text, check_writable
@@ -147,12 +148,12 @@ def _version(package: str) -> str:
 def load_target(files: SeedFiles, weights: str = "best") -> tuple[nn.Module, str]:
     """A published network in float32, and its digest: the same weights can be of two networks."""
     record = read_record(files.config, TrainingRecord)
-    file = required(files.target(weights))
     row, dataset = record.config, record.dataset
     model = build_network(row, classes=len(dataset.classes), channels=dataset.channels)
-    load_weights(model, file)
+    load_weights(model, required(files.target(weights)))
+    content = read_weights(files, record, weights)
     network = row.arch if isinstance(row, Checkpoint) else row.target
-    return model, hashlib.sha256(network.encode() + b"\0" + file.read_bytes()).hexdigest()
+    return model, hashlib.sha256(network.encode() + b"\0" + content).hexdigest()
 
 
 def _advance(bar: tqdm[Any], images: int) -> None:

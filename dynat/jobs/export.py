@@ -20,8 +20,9 @@ from typing import TYPE_CHECKING
 from dynat import provenance
 from dynat.config import Checkpoint, Experiment, of_file, registry
 from dynat.results.metrics import read_metrics
-from dynat.results.paths import ExportFiles, Paths, SingleRunPaths
-from dynat.results.records import RunMetrics, required
+from dynat.results.paths import ExportFiles, Paths, SeedFiles, SingleRunPaths
+from dynat.results.records import RunMetrics, TrainingRecord, read_record
+from dynat.results.weights import read_weights
 from dynat.runtime.errors import UserError
 from dynat.runtime.files import atomic_text, atomic_write
 
@@ -44,6 +45,10 @@ def evaluated_checkpoint(folder: Path) -> tuple[Experiment, str, Paths] | None:
     return experiment, name, paths
 
 
+def _weights(files: SeedFiles) -> bytes:
+    return read_weights(files, read_record(files.config, TrainingRecord))
+
+
 def export_run(
     experiment: Experiment, name: str, paths: Paths, *, out: Path, say: Callable[[str], None] = print
 ) -> Path:
@@ -52,7 +57,7 @@ def export_run(
 
     run, files = paths.run_files(experiment.preset, name), ExportFiles(out)
     metrics = read_metrics(run)
-    networks = {seed: required(run.seed(seed).target()).read_bytes() for seed in metrics.seeds}
+    networks = {seed: _weights(run.seed(seed)) for seed in metrics.seeds}
     weights = {}
     for seed, content in networks.items():
         file, claim_file = files.weights(seed), files.claim(seed)

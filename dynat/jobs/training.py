@@ -18,6 +18,7 @@ from dynat.nn.numerics import set_training_numerics
 from dynat.results.history import write_history
 from dynat.results.paths import Paths, SeedFiles
 from dynat.results.records import DatasetInfo, ParameterCounts, TrainingRecord, write_record
+from dynat.results.weights import file_sha256
 from dynat.runtime.device import choose_device
 from dynat.runtime.files import atomic_write, check_writable
 from dynat.runtime.progress import track
@@ -84,14 +85,16 @@ def publish(files: SeedFiles, trained: Trained, record: TrainingRecord) -> None:
     weights = {files.target(): trained.target, files.target("last"): trained.target_last, files.guide: trained.guide}
     # One note, because safetensors writes several in random order: equal trainings give equal files.
     notes = {"training": f"{record.name} seed {record.seed}, digest {record.digest}"}
+    checksums = {}
     for file, tensors in weights.items():
         if tensors is None:
             file.unlink(missing_ok=True)  # of a training that had a guide, under the same name
         else:
             content = save({key: value.cpu() for key, value in tensors.items()}, notes)
             atomic_write(file, lambda path, content=content: path.write_bytes(content))  # type: ignore[misc]
+            checksums[file.name] = file_sha256(content)
     table = write_history(files.history, trained.history)
-    write_record(files.config, record.model_copy(update={"table": table}))
+    write_record(files.config, record.model_copy(update={"table": table, "weights": checksums}))
 
 
 def epoch_line(row: dict[str, float], epochs: int) -> str:

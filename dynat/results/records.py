@@ -85,6 +85,8 @@ class TrainingRecord(Record):
     machine: str
     compute_dtype: str | None = None
     """float32 or bfloat16; None for a checkpoint."""
+    weights: dict[str, str] = {}
+    """SHA-256 of each file of weights."""
     table: TableContent | None = None
     """The history; likewise in the other records: the table beside it, filled in by what writes both."""
 

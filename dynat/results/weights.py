@@ -1,0 +1,26 @@
+"""The weight files of a training, checked against the SHA-256 in its record. Knows no network."""
+
+from __future__ import annotations
+
+import hashlib
+
+from dynat.results.paths import SeedFiles
+from dynat.results.records import TrainingRecord, required
+from dynat.runtime.errors import UserError
+
+
+def file_sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def read_weights(files: SeedFiles, record: TrainingRecord, weights: str = "best") -> bytes:
+    """The content of the file of the target's weights; `UserError` if it is not what was written."""
+    file = required(files.target(weights))
+    content = file.read_bytes()
+    expected = record.weights.get(file.name)
+    if expected is not None and file_sha256(content) != expected:
+        raise UserError(
+            f"{file}: damaged or exchanged: its SHA-256 is not the one in {files.config.name}; "
+            f"delete {files.folder} and make it again: snakemake --cores all {file}"
+        )
+    return content
