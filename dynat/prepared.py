@@ -41,6 +41,8 @@ class PreparedInfo(BaseModel):
     name: str
     source: str | None = None
     split_seed: int | None = None
+    train_images: int | None = None
+    """The number that was chosen from a larger training set; the others are in no split."""
     citation: str | None = None
     path: str | None = None
     test_order: str

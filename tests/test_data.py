@@ -42,6 +42,43 @@ def dataset(seed: int = 0) -> Dataset:
     )
 
 
+@pytest.mark.parametrize("count", [3, 4, 9])
+def test_a_chosen_number_of_training_images_holds_every_class_in_equal_shares(count: int) -> None:
+    whole = dataset()
+    chosen = whole.with_train_images(count, seed=0)
+    per_class = torch.bincount(chosen.train.labels, minlength=3)
+    assert len(chosen.train) == count
+    assert per_class.max() - per_class.min() <= 1
+    known = {
+        image.numpy().tobytes(): label for image, label in zip(whole.train.images, whole.train.labels, strict=True)
+    }
+    assert len({image.numpy().tobytes() for image in chosen.train.images}) == count, "no image twice"
+    for image, label in zip(chosen.train.images, chosen.train.labels, strict=True):
+        assert known[image.numpy().tobytes()] == label
+    assert torch.equal(chosen.validation.images, whole.validation.images)
+    assert torch.equal(chosen.test.images, whole.test.images)
+    assert chosen.origin["train_images"] == count
+    assert chosen.digest != whole.digest or count == 9
+    assert torch.equal(whole.with_train_images(count, seed=0).train.images, chosen.train.images)
+
+
+@pytest.mark.parametrize(
+    ("count", "reason"),
+    [(10, "dataset.train_images: 10, and tiny has 9 training images"), (2, "2 are too few: class '.' has none")],
+)
+def test_an_impossible_number_of_training_images_is_refused(count: int, reason: str) -> None:
+    with pytest.raises(DataError, match=reason):
+        dataset().with_train_images(count, seed=0)
+
+
+def test_the_number_of_training_images_is_a_setting_of_every_source(tmp_path: Path) -> None:
+    config = DatasetConfig(name="digits-100", source="digits", validation=0.1, train_images=100)
+    saved = load(prepare(config, tmp_path))
+    assert len(saved.train) == 100
+    assert torch.bincount(saved.train.labels).tolist() == [10] * 10
+    assert saved.origin["train_images"] == 100
+
+
 # --- images and pixels ---
 
 

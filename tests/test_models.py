@@ -25,8 +25,10 @@ WEIGHTS = [  # name, classes, channels, trainable parameters
     ("preact-resnet18-bare", 10, 3, 11_171_146),
     ("wrn34-10", 10, 3, 46_160_474),
     ("small", 10, 1, 9_978),
+    ("resnet8-32", 10, 3, 308_650),
+    ("resnet8-16", 10, 3, 78_042),
 ]
-GIGA_MACS = [("resnet18", 0.555), ("resnet18-heavy", 1.763), ("wrn34-10", 6.659)]
+GIGA_MACS = [("resnet18", 0.555), ("resnet18-heavy", 1.763), ("wrn34-10", 6.659), ("resnet8-32", 0.012)]
 SHAPES = [  # name, module, its output on a 32x32 image
     ("resnet18", "layer1", (64, 32, 32)),
     ("resnet18", "layer2", (128, 16, 16)),
@@ -39,8 +41,13 @@ SHAPES = [  # name, module, its output on a 32x32 image
     ("wrn16-2", "block1", (32, 32, 32)),
     ("wrn16-2", "block2", (64, 16, 16)),
     ("wrn16-2", "block3", (128, 8, 8)),
+    ("resnet8-32", "layer1", (32, 16, 16)),
+    ("resnet8-32", "layer3", (128, 4, 4)),
 ]
-CHEAP = ("small", "resnet18", "resnet18-heavy", "preact-resnet18", "preact-resnet18-bare", "wrn10-1", "wrn16-2")
+CHEAP = (
+    *("small", "resnet18", "resnet18-heavy", "preact-resnet18", "preact-resnet18-bare"),
+    *("wrn10-1", "wrn16-2", "resnet8-8"),
+)
 
 
 def on_meta(name: str, classes: int = 10, channels: int = 3) -> nn.Module:
@@ -171,6 +178,8 @@ def test_wide_networks_use_he_initialization() -> None:
     [
         ("resnet81", "unknown network 'resnet81': did you mean 'resnet18'"),
         ("wrn33-10", "'wrn33-10': a WideResNet's depth is 6n"),
+        ("resnet8-0", "'resnet8-0': the width of a ResNet-8 is from 1 to 512 channels"),
+        ("resnet8-513", "'resnet8-513': the width of a ResNet-8 is from 1 to 512 channels"),
     ],
 )
 def test_an_unknown_network_names_the_known_ones(name: str, message: str) -> None:

@@ -27,8 +27,12 @@ class DatasetConfig(StrictModel):
     """`folder` only, and required there: the side in pixels of the square to which every image is resized."""
     validation: Annotated[Real, Field(gt=0, lt=0.5)] = 0.04
     """Share of the training images held out, evenly over the classes, to choose the `best` epoch."""
+    train_images: Count | None = None
+    """Number of training images kept after that, in equal shares of every class; by default all. Give the smaller data
+    set a `name` of its own."""
     split_seed: Seed = 0
-    """Seed of that split, and of the split into train and test where the source has none."""
+    """Seed of that split, of the choice of `train_images`, and of the split into train and test where the source has
+    none."""
 
     @field_validator("source")
     @classmethod

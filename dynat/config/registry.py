@@ -98,11 +98,14 @@ NETWORKS: dict[str, str] = {
     "resnet18-heavy": "dynat.models.resnet:resnet18_heavy",
     "preact-resnet18": "dynat.models.preact:preact_resnet18",
     "preact-resnet18-bare": "dynat.models.preact:preact_resnet18_bare",
+    "resnet8-<width>": "dynat.models.resnet8:ResNet8",
     "wrn<depth>-<width>": "dynat.models.wideresnet:wide_resnet",
 }
 
 MAX_DEPTH, MAX_WIDTH = 202, 32
 """Of a WideResNet; 106 and 16 is the largest that was published."""
+MAX_CHANNELS = 512
+"""Channels of a ResNet-8's first convolution."""
 
 SOURCES: dict[str, str] = {
     "digits": "dynat.data.digits:prepare",
@@ -156,8 +159,13 @@ def network_entry(name: str) -> tuple[str, dict[str, int]]:
         if width < 1:
             raise ConfigError(f"'{name}': a WideResNet's width is at least 1")
         return NETWORKS["wrn<depth>-<width>"], {"depth": depth, "width": width}
+    narrow = re.fullmatch(r"resnet8-([0-9]{1,9})", name)
+    if narrow:
+        if not 1 <= int(narrow[1]) <= MAX_CHANNELS:
+            raise ConfigError(f"'{name}': the width of a ResNet-8 is from 1 to {MAX_CHANNELS} channels")
+        return NETWORKS["resnet8-<width>"], {"width": int(narrow[1])}
     if name not in NETWORKS:
-        examples = [n for n in NETWORKS if "<" not in n] + ["wrn34-10"]
+        examples = [n for n in NETWORKS if "<" not in n] + ["resnet8-32", "wrn34-10"]
         raise ConfigError(f"unknown network '{shortened(name)}': {nearest(name, examples)}")
     return NETWORKS[name], {}
 

@@ -22,6 +22,8 @@ __all__ = ["INFO", "DataError", "Dataset", "LabeledImages", "augment", "load", "
 def prepare(config: DatasetConfig, root: Path) -> Path:
     """Fetch or build what `config` names, write it to `root/<name>` and return that folder."""
     dataset: Dataset = locate(SOURCES[known("source", config.source, SOURCES)])(config, root)
+    if config.train_images is not None:
+        dataset = dataset.with_train_images(config.train_images, config.split_seed)
     folder = root / config.name
     save(dataset, folder)
     if warning := prepared.shared_images(prepared.read_info(folder)):

@@ -75,7 +75,7 @@ class Dataset:
     digest: str
     """SHA-256 of all images and labels: two data sets with the same digest have the same content."""
     origin: Mapping[str, str | int] = field(default_factory=dict)
-    """Where the images come from, as `info.json` records it: source, split_seed, citation or path."""
+    """Where the images come from, as `info.json` records it: source, split_seed, train_images, citation or path."""
     test_order: str = "as given"
     """Which images the first n of `test` are: OFFICIAL or STRATIFIED."""
     test_in_train: int = 0
@@ -98,6 +98,28 @@ class Dataset:
         known = {*_image_digests(train), *_image_digests(validation)}
         shared = sum(image in known for image in _image_digests(test))
         return cls(name, classes, train, validation, test, digest, origin, test_order, shared)
+
+    def with_train_images(self, count: int, seed: int) -> Dataset:
+        """The same task with `count` of its training images, in equal shares of every class."""
+        if count > len(self.train):
+            raise DataError(
+                f"dataset.train_images: {count}, and {self.name} has {len(self.train)} training images beside the "
+                "held-out ones"
+            )
+        train = stratified(self.train, seed)[:count]
+        if missing := set(range(len(self.classes))) - set(train.labels.tolist()):
+            raise DataError(
+                f"dataset.train_images: {count} are too few: class '{self.classes[min(missing)]}' has none of them"
+            )
+        return Dataset.from_splits(
+            name=self.name,
+            classes=self.classes,
+            origin={**self.origin, "train_images": count},
+            train=train,
+            validation=self.validation,
+            test=self.test,
+            test_order=self.test_order,
+        )
 
     @property
     def splits(self) -> dict[str, LabeledImages]:
@@ -219,7 +241,7 @@ def load(folder: Path) -> Dataset:
         name=info.name,
         classes=info.classes,
         digest=info.sha256,
-        origin=info.model_dump(include={"source", "split_seed", "citation", "path"}, exclude_none=True),
+        origin=info.model_dump(include={"source", "split_seed", "train_images", "citation", "path"}, exclude_none=True),
         test_order=info.test_order,
         test_in_train=info.test_in_train,
         **splits,
