@@ -1,8 +1,8 @@
 # The whole pipeline in one image: the packages of requirements.lock, a C compiler for torch.compile, the project in /app.
 # CUDA comes with the torch wheels; the driver comes from the host. How to build and run it: docs/container.md
 #
-#   docker build -t dynat .
-#   mkdir -p results && docker run --rm -v "$PWD/results:/app/results" dynat
+#   docker build -t dynat:0.1.0 .
+#   mkdir -p results && docker run --rm -v "$PWD/results:/app/results" dynat:0.1.0
 
 ARG BASE=debian:12.12-slim
 
@@ -55,7 +55,7 @@ RUN --mount=type=secret,id=ca \
         /opt/uv/bin/uv pip sync --quiet --no-cache /tmp/requirements.lock
 
 # --- the image -----------------------------------------------------------------------------------------------------
-FROM system
+FROM system AS image
 COPY --from=environment /opt/venv /opt/venv
 
 # Any user id can run this image, also one without a name (docker run --user 1234:1234): the name is set, every user
@@ -100,3 +100,19 @@ USER 1000:1000
 STOPSIGNAL SIGINT
 ENTRYPOINT ["tini", "-s", "-g", "--", "/app/tools/entrypoint"]
 CMD ["snakemake", "--cores", "all", "all"]
+
+# --- the same with the packages of developers: `make image-check` runs the tests in it -----------------------------
+FROM image AS tests
+ARG PYTHON_INDEX=
+USER root
+RUN --mount=type=bind,from=environment,source=/opt/uv,target=/opt/uv \
+    --mount=type=secret,id=ca \
+    --mount=type=secret,id=netrc,target=/root/.netrc \
+    set -eu; \
+    if [ -s /run/secrets/ca ]; then export SSL_CERT_FILE=/run/secrets/ca; fi; \
+    if [ -n "$PYTHON_INDEX" ]; then export UV_DEFAULT_INDEX="$PYTHON_INDEX"; fi; \
+    UV_LINK_MODE=copy /opt/uv/bin/uv pip install --quiet --no-cache --no-deps --requirement requirements-dev.lock
+USER 1000:1000
+
+# --- what `docker build` makes, without the stage above -------------------------------------------------------------
+FROM image

@@ -10,11 +10,14 @@ from __future__ import annotations
 import ast
 import hashlib
 import os
+import re
 import sys
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from dynat.config import DatasetConfig, registry
+from dynat.runtime.files import atomic_text
 
 PACKAGE = Path(__file__).parent
 
@@ -60,13 +63,40 @@ def data_sources(source: str) -> list[Path]:
     return [*_files(("prepared.py", "data/images.py")), _module_file(registry.SOURCES[source])]
 
 
-def listing(dataset: DatasetConfig) -> str:
-    """A digest of the names and sizes of all files of an image folder; empty for other sources."""
+def listing(dataset: DatasetConfig, known: Path) -> str:
+    """A digest of the names and contents of all files of an image folder; empty for other sources.
+
+    The folder `known` keeps it by the names, sizes and times of the files, so they are read again only after one of
+    these changed. Times are not in the digest: a copy of the images is the same data set.
+    """
     if dataset.source != "folder" or dataset.path is None:
         return ""
     root = Path(dataset.path).expanduser()
-    files = sorted((file.relative_to(root).as_posix(), file.stat().st_size) for file in _regular_files(root))
-    return hashlib.sha256(repr(files).encode()).hexdigest()[:16] if files else ""
+    files = sorted(_regular_files(root))
+    if not files:
+        return ""
+    names = [file.relative_to(root).as_posix() for file in files]
+    times = [(status.st_size, status.st_mtime_ns) for status in map(Path.stat, files)]
+    note = known / _short(repr((str(root.absolute()), names, times)))
+    with suppress(OSError, UnicodeDecodeError):
+        if re.fullmatch(r"[0-9a-f]{16}", text := note.read_text()):
+            return text
+    content = _short(repr(list(zip(names, map(_content, files), strict=True))))
+    with suppress(OSError):  # nothing can be written here: read again next time
+        atomic_text(note, content)
+    return content
+
+
+def _content(file: Path) -> str:
+    try:
+        with file.open("rb") as opened:
+            return hashlib.file_digest(opened, "sha256").hexdigest()
+    except OSError:  # the job that prepares the images says so
+        return "cannot be read"
+
+
+def _short(text: str) -> str:
+    return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()[:16]
 
 
 def _regular_files(root: Path) -> Iterator[Path]:
@@ -88,7 +118,8 @@ def metrics_sources() -> list[Path]:
 
 def report_sources() -> list[Path]:
     """The files on which tables, figures and the page depend."""
-    return [*_files(("results", "report")), PACKAGE / "report" / "page.html"]
+    page = [PACKAGE / "report" / f"page.{ending}" for ending in ("html", "css", "js")]
+    return [*_files(("results", "report")), *page]
 
 
 def plots_sources() -> list[Path]:

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
+from matplotlib import rc_context
 
 from dynat.config import load
+from dynat.report import ablations, attack_strength, plotting, read_all_metrics, tables
 from dynat.report.label_pairs import changed_fields, label_pairs, reference
+from dynat.results.metrics import write_metrics
+from dynat.results.paths import ExperimentFiles
+from tests.fake_results import experiment, write_fake_results
 
 FULL = load({"preset": "digits-full"})
 
@@ -55,3 +62,23 @@ def test_ablations_name_the_fields_that_they_change() -> None:
         "awp": "awp: gamma 0.005, warm_up 0, proxy trades (not gamma 0.005, warm_up 0.09, proxy method)"
     }
     assert changed["dynat"] == changed["at"] == changed["dynat-trades"] == [], "another method is no ablation"
+
+
+def test_captions_say_which_test_images_and_tables_repeat_the_warnings(tmp_path: Path) -> None:
+    """200 are prepared. An accuracy on the first 60 of them is no accuracy on all."""
+    attacks = {"clean": {"images": 60}, "pgd-20": {"images": 60}, "autoattack": {"images": 5}}
+    plan = experiment(tmp_path / "presets", attacks=attacks, sanity={"images": 20})
+    files = write_fake_results(ExperimentFiles(tmp_path / "small"), plan)
+    for run in plan.rows:
+        write_metrics(files.run(run).folder, list(plan.attacks))
+    metrics = read_all_metrics(files, plan)
+    table = tables.build(plan, metrics, ())
+    text = ablations.to_markdown(ablations.ablations(files, plan, metrics), table)
+    assert "n = the first 60 of 200 test images (in the order of the files) unless the column says otherwise" in text
+    assert "A column with an n of its own is about the first n test images, in the order of the files" in text
+    (warning,) = table.warnings
+    assert "of 10 classes" in warning and warning in text
+    with rc_context(plotting.STYLE):
+        drawn = attack_strength.transfer(files, plan, metrics, list(plan.rows))
+    assert drawn is not None
+    assert "the images: the first 20 of 200 test images (in the order of the files). Darker" in drawn.caption

@@ -28,7 +28,7 @@ LAYERS: list[set[str]] = [
     {"checkpoints", "methods"},
     {"training", "attacks"},
     {"jobs"},
-    {"cli"},
+    {"cli", "api"},
     {"__main__"},
 ]
 LAYER = {part: layer for layer, parts in enumerate(LAYERS) for part in parts}
@@ -224,6 +224,7 @@ FOLLOWS: dict[str, set[str]] = {
     "report/tables.py": {"report"},
     "jobs/diff.py": set(),
     "cli/__init__.py": set(),
+    "api/results.py": set(),
 }
 """One file of each folder, and the jobs that run again when it changes."""
 

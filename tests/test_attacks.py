@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from dynat.attacks import Evaluation, evaluate
 from dynat.attacks.autoattack import apgd_ce, apgd_t
+from dynat.attacks.cost import expected_cost
 from dynat.attacks.cw_l2 import closest_adversarial, cw_l2
 from dynat.attacks.evaluation import CORRECT, MISCLASSIFIED, TOLERANCE, batch_seed
 from dynat.attacks.first_order import cw, fgsm, pgd
@@ -25,6 +26,7 @@ from dynat.nn.losses import cross_entropy, margin
 from dynat.pgd import Ball, starting_point
 from dynat.pgd import pgd as inner_pgd
 from dynat.runtime.errors import UserError
+from dynat.runtime.progress import Progress
 from tests import tiny
 from tests.helpers import Killed
 
@@ -231,25 +233,37 @@ def test_the_seed_decides_the_verdicts(mlp: nn.Module, noisy_images: LabeledImag
 # --- resuming ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("finished", [0, 1, 2])
+class BatchCount(Progress):
+    """Counts batches, new ones and those of an earlier call, by their images; killed when so many new ones are done."""
+
+    def __init__(self, cost: float, kill_at: int | None = None) -> None:
+        super().__init__("attack", 0, say=lambda _: None)
+        self.cost, self.kill_at = cost, kill_at
+        self.new: list[float] = []
+        self.earlier: list[float] = []
+
+    def advance(self, amount: float = 1.0) -> None:
+        self.new.append(amount / self.cost)
+        if len(self.new) == self.kill_at:
+            raise Killed
+
+    def skip(self, amount: float) -> None:
+        self.earlier.append(amount / self.cost)
+
+
+@pytest.mark.parametrize("finished", [1, 2, 3])
 def test_an_evaluation_killed_between_batches_resumes(
     finished: int, mlp: nn.Module, noisy_images: LabeledImages, tmp_path: Path
 ) -> None:
     whole = evaluate(mlp, noisy_images, attack())
-    counts: list[int] = []
-
-    def kill(count: int) -> None:
-        counts.append(count)
-        if len(counts) > finished:
-            raise Killed
-
+    cost, batches = expected_cost(attack()), [16, 16, 8]
     with pytest.raises(Killed):
-        evaluate(mlp, noisy_images, attack(), state=tmp_path, progress=kill)
+        evaluate(mlp, noisy_images, attack(), state=tmp_path, progress=BatchCount(cost, kill_at=finished))
     saved = {file.name: file.stat().st_mtime_ns for file in tmp_path.iterdir()}
-    assert len(saved) == finished + 1
-    counts.clear()
-    resumed = evaluate(mlp, noisy_images, attack(), state=tmp_path, progress=counts.append)
-    assert counts == [16, 16, 8], "saved batches are counted too"
+    assert len(saved) == finished
+    count = BatchCount(cost)
+    resumed = evaluate(mlp, noisy_images, attack(), state=tmp_path, progress=count)
+    assert (count.earlier, count.new) == (batches[:finished], batches[finished:]), "saved batches are counted too"
     assert all(file.stat().st_mtime_ns == saved.get(file.name, file.stat().st_mtime_ns) for file in tmp_path.iterdir())
     for name, column in whole.columns.items():
         assert torch.equal(resumed.columns[name], column), name

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 ROOT = Path(__file__).parents[1]
 
@@ -92,3 +93,24 @@ def test_a_fallback_is_not_timed_under_another_name(monkeypatch: pytest.MonkeyPa
         rows = measure("small:small", 4, torch.device("cpu"), ["compile", "ours"], rounds=1, repeats=1, top=1.0)
     assert "torch.compile failed" in rows[0]["error"]
     assert rows[1]["ms"] > 0
+
+
+def test_the_networks_for_a_processor(tmp_path: Path) -> None:
+    """Each candidate is trained and validated; two epochs, however little time is given."""
+    from dynat.data import Dataset, LabeledImages, save
+
+    def noise(count: int) -> LabeledImages:
+        generator = torch.Generator().manual_seed(count)
+        images = torch.randint(256, (count, 3, 32, 32), dtype=torch.uint8, generator=generator)
+        return LabeledImages(images, torch.arange(count) % 10)
+
+    data = Dataset.from_splits(
+        name="noise", classes=tuple("abcdefghij"), origin={}, train=noise(130), validation=noise(10), test=noise(11)
+    )
+    save(data, tmp_path / "noise")
+    words = [str(tmp_path / "noise"), "--cpu-seconds", "0.01", "--networks", "cnn-32,patch-resnet-64,resnet8-8"]
+    printed, results = run("laptop_networks", *words, "--steps", "1", out=tmp_path / "out.json")
+    assert [row["network"] for row in results["rows"]] == ["cnn-32", "patch-resnet-64", "resnet8-8"]
+    assert results["rows"][0]["weights"] == "141,034"  # 3x3 convolutions, their BatchNorm, and the linear layer
+    assert {row["epochs"] for row in results["rows"]} == {2}
+    assert "held-out PGD-20, %" in printed

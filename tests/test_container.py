@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ def instructions(name: str) -> list[str]:
 def test_the_base_is_pinned_and_can_be_chosen() -> None:
     assert any(re.fullmatch(r"BASE=debian:\d+\.\d+-slim", argument) for argument in instructions("ARG"))
     assert instructions("FROM")[0] == "${BASE} AS system"
-    assert {line.split()[0] for line in instructions("FROM")[1:]} == {"system"}, "one base for all stages"
+    assert {line.split()[0] for line in instructions("FROM")[1:]} == {"system", "image"}, "one base for all stages"
 
 
 def test_a_change_of_code_does_not_reinstall_packages() -> None:
@@ -37,9 +38,59 @@ def test_a_change_of_code_does_not_reinstall_packages() -> None:
     assert DOCKERFILE.index("uv pip sync") < DOCKERFILE.index("COPY . .")
 
 
+def test_the_image_lacks_the_packages_of_developers() -> None:
+    """They are in the stage that runs the tests; what `docker build` makes is the last stage."""
+    assert instructions("FROM")[-1] == "image" and instructions("FROM")[-2] == "image AS tests"
+    before, _, tests = DOCKERFILE.partition("FROM image AS tests")
+    assert "requirements-dev.lock" not in before and "requirements-dev.lock" in tests
+    assert set(packages("requirements.lock")).isdisjoint({"pytest", "mypy", "moto", "boto3", "flask"})
+
+
+def packages(lock: str) -> dict[str, str]:
+    """Name to version line, for every package of a lock file."""
+    lines = (ROOT / lock).read_text().splitlines()
+    return {line.partition("==")[0]: line for line in lines if re.match(r"[a-z0-9]", line)}
+
+
+@pytest.mark.parametrize("lock", ["requirements.lock", "requirements-dev.lock"])
+def test_locks_have_hashes_and_no_address(lock: str) -> None:
+    text = (ROOT / lock).read_text()
+    assert "://" not in text and "--index" not in text and "--find-links" not in text
+    assert not [entry for entry in re.split(r"\n(?=[a-z0-9])", text.strip()) if "--hash=sha256:" not in entry]
+
+
+def test_the_lock_of_developers_is_an_addition() -> None:
+    user, developer = packages("requirements.lock"), packages("requirements-dev.lock")
+    assert not set(user) & set(developer)
+    assert {"pytest", "mypy", "ruff", "snakefmt", "moto", "dvc-s3"} <= set(developer)
+
+
+def make(*words: str) -> str:
+    return subprocess.run(["make", "-n", *words], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+
+
+@pytest.mark.skipif(not shutil.which("make"), reason="needs make")
+def test_another_build_of_torch_is_one_variable_of_make() -> None:
+    """Resolved before anything changes, without the lock's torch and CUDA, and not repeated for the installed build."""
+    commands = make("env", "TORCH=cu126")
+    assert "--torch-backend cu126" in commands and "uv pip sync --quiet .venv/requirements-cu126.txt" in commands
+    assert commands.index("uv pip compile") < commands.index("rm -f .venv/.synced") < commands.index("uv pip sync")
+    expression = re.search(r"sed -E '(.*)' requirements.lock", commands)
+    assert expression
+    kept = subprocess.run(
+        ["sed", "-E", expression[1], "requirements.lock"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
+    names = set(re.findall(r"^([a-z0-9][\w-]*)==", kept, re.MULTILINE))
+    gone = set(packages("requirements.lock")) - names
+    assert {"torch", "torchvision", "triton", "cuda-toolkit", "nvidia-cublas"} <= gone
+    assert all(re.match("torch|triton|cuda-|nvidia-", name) for name in gone)
+
+
 def test_the_user_is_not_root_and_the_default_is_the_whole_pipeline() -> None:
-    assert re.fullmatch(r"[1-9]\d*:[1-9]\d*", instructions("USER")[-1])
-    assert DOCKERFILE.index("USER ") > DOCKERFILE.rindex("RUN "), "so the user cannot write to the code"
+    image = DOCKERFILE.partition("FROM image AS tests")[0]
+    users = re.findall(r"^USER (.+)$", image, re.MULTILINE)
+    assert len(users) == 1 and re.fullmatch(r"[1-9]\d*:[1-9]\d*", users[0])
+    assert image.index("USER ") > image.rindex("RUN "), "so the user cannot write to the code"
     assert instructions("CMD") == ['["snakemake", "--cores", "all", "all"]']
     entrypoint = yaml.safe_load(instructions("ENTRYPOINT")[0])[-1]
     script = ROOT / Path(entrypoint).relative_to("/app")

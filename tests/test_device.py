@@ -42,7 +42,7 @@ RUNS: dict[str, Run] = {
 
 def one_epoch(run: Run, device: torch.device) -> tuple[dict[str, float], list[Tensor]]:
     trainer = Trainer(run, tiny.THREAT, tiny.dataset(), seed=0, device=device)
-    row = trainer.epoch(lambda steps, total, title: steps)
+    row = trainer.epoch()
     weights = [tensor.detach().cpu() for tensor in trainer.networks.evaluated.state_dict().values()]
     return {name: value for name, value in row.items() if name != "seconds"}, weights
 

@@ -8,8 +8,14 @@ from pathlib import Path
 
 import pytest
 import yaml
+from pydantic import BaseModel
 
 from dynat.config import load, registry
+from dynat.report.figure_list import FORMATS, figures_of
+from dynat.results import records, sanity, transfer
+from dynat.results.paths import Paths
+from tests import tiny
+from tests.test_trainer import trained
 
 ROOT = Path(__file__).parents[1]
 README, MANUAL = ROOT / "README.md", ROOT / "config" / "README.md"
@@ -71,6 +77,24 @@ def test_named_runs_exist() -> None:
     assert used <= runs | attacks | presets, used - runs
 
 
+def test_the_commands_for_the_paper_exist() -> None:
+    """docs/reproduce.md: presets, runs, and the files that the pipeline declares."""
+    text = (ROOT / "docs" / "reproduce.md").read_text()
+    rows = [line for line in text.splitlines() if "`snakemake" in line and line.startswith("|")]
+    assert len(rows) >= 13
+    for row in rows:
+        command = re.search(r"`snakemake --cores \d all --config preset=([\w-]+)(?: 'select=\[(.+?)\]')?`", row)
+        assert command, row
+        given = {"preset": command[1]} | ({"select": command[2].split(",")} if command[2] else {})
+        experiment = load(given, presets=ROOT / "config" / "presets")
+        files = Paths().experiment(experiment.preset)
+        declared = {f"figures/{name}.{kind}" for name in figures_of(experiment) for kind in FORMATS}
+        tables = [files.table("main", "md"), files.table("ablations", "md")]
+        declared |= {str(table.relative_to(files.folder)) for table in tables}
+        used = set(re.findall(r"`((?:figures|tables)/[\w.-]+)`", row))
+        assert used <= declared, f"{row}: {used - declared}"
+
+
 def prose(page: Path) -> str:
     """The page without its code."""
     return re.sub(r"```.*?```|`[^`\n]+`(?!\])", "", page.read_text(), flags=re.DOTALL)
@@ -109,3 +133,41 @@ def test_images_are_small() -> None:
     assert images
     for image in images:
         assert image.stat().st_size < 200_000, image.name
+
+
+def test_result_files_are_described_as_they_are() -> None:
+    """Columns and fields of docs/result-files.md, with the fields that a table above says already left out."""
+    text = (ROOT / "docs" / "result-files.md").read_text()
+    tables = re.findall(r"<!-- (?:columns|fields): (\w+) -->\n\n((?:\|.*\n)+)", text)
+    described = {
+        name: re.findall(r"`([^`]+)`", " ".join(re.findall(r"^\|([^|]+)\|", table, re.MULTILINE)))
+        for name, table in tables
+    }
+    history = ["epoch", "learning_rate", "loss", "loss_<term>", "loss_guide", "label_accuracy", "clean", "pgd"]
+    assert described == {
+        "history": [*history, "guide_clean", "seconds"],
+        "sanity": list(sanity.COLUMNS),
+        "transfer": list(transfer.COLUMNS),
+        "RunMetrics": own_fields(records.RunMetrics, records.Record),
+        "WorstCase": own_fields(records.WorstCase),
+        "AttackMetrics": own_fields(records.AttackMetrics, records.Summary),
+        "SanityMetrics": own_fields(records.SanityMetrics),
+        "TrainingMetrics": own_fields(records.TrainingMetrics),
+    }
+    for field in (*records.AttackCost.model_fields, *records.Check.model_fields, *records.Curves.model_fields):
+        assert f"`{field}`" in text
+
+
+def own_fields(model: type[BaseModel], without: type[BaseModel] = BaseModel) -> list[str]:
+    return [name for name in model.model_fields if name not in without.model_fields]
+
+
+def test_the_history_of_a_training_has_the_described_columns(tmp_path: Path) -> None:
+    """One epoch with a guide, and a term of the loss beside CE."""
+    run = tiny.run(labels="dynamic", guide="small", consistency=1.0, epochs=1)
+    (row,) = trained(run, tmp_path).history
+    text = (ROOT / "docs" / "result-files.md").read_text()
+    (table,) = re.findall(r"<!-- columns: history -->\n\n((?:\|.*\n)+)", text)
+    columns = re.findall(r"`([^`]+)`", " ".join(re.findall(r"^\|([^|]+)\|", table, re.MULTILINE)))
+    columns.remove("loss_<term>")
+    assert set(columns) == set(row) - {"loss_ce", "loss_consistency"}

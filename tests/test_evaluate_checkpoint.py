@@ -18,12 +18,12 @@ from dynat import data, models
 from dynat.attacks import Evaluation, evaluate
 from dynat.config import AttackConfig, load, registry
 from dynat.data.images import stratified
-from dynat.jobs import evaluation as evaluation_job
 from dynat.jobs.checkpoint_warnings import same_shapes
 from dynat.jobs.import_checkpoint import run_import
 from dynat.results.paths import Paths, RunFiles, SingleRunPaths
 from dynat.results.statistics import wilson
 from dynat.runtime.errors import UserError
+from dynat.runtime.progress import Progress
 from tests import tiny
 from tests.helpers import Dynat, Killed, fit
 
@@ -178,7 +178,8 @@ def test_the_norm_is_used(run: Evaluate, paths: SingleRunPaths, theirs: nn.Modul
 
 def test_accuracy_near_chance_is_reported_before_the_attacks(run: Evaluate, theirs: nn.Module, tmp_path: Path) -> None:
     shuffled = dict(theirs.state_dict())
-    shuffled["8.weight"], shuffled["8.bias"] = (shuffled[name].roll(1, 0) for name in ("8.weight", "8.bias"))
+    for name in ("8.weight", "9.weight", "9.bias", "9.running_mean", "9.running_var"):
+        shuffled[name] = shuffled[name].roll(1, 0)
     torch.save(shuffled, tmp_path / "theirs.pt")
     code, output = run()
     assert code == 0
@@ -246,17 +247,17 @@ def test_both_stride_layouts_of_resnet18_fit_the_same_file() -> None:
 
 
 def test_a_killed_evaluation_resumes(run: Evaluate, paths: SingleRunPaths, monkeypatch: pytest.MonkeyPatch) -> None:
-    advance, counted = evaluation_job._advance, []
+    advance, counted = Progress.advance, []
 
-    def kill(_bar: object, count: int) -> None:
-        counted.append(count)
+    def kill(progress: Progress, amount: float = 1.0) -> None:
+        advance(progress, amount)
+        counted.append(amount)
         if len(counted) == 6:  # four batches of clean, then two of PGD
             raise Killed
 
-    monkeypatch.setattr(evaluation_job, "_advance", kill)
-    with pytest.raises(Killed):
+    with monkeypatch.context() as patched, pytest.raises(Killed):
+        patched.setattr(Progress, "advance", kill)
         run()
-    monkeypatch.setattr(evaluation_job, "_advance", advance)
     kept = {file: file.stat().st_mtime_ns for file in paths.state.rglob("*.pt")}
     assert len(kept) == 6
     code, output = run()
@@ -318,14 +319,24 @@ def test_a_useless_checkpoint_is_refused_before_images_are_prepared(
     assert not paths.dataset("digits").exists() and not paths.results.exists() and not paths.state.exists()
 
 
+@pytest.mark.parametrize("option", ["state", "out"])
+def test_a_folder_that_is_a_file_is_refused_before_anything_is_written(
+    option: str, run: Evaluate, paths: SingleRunPaths, tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    code, output = run(**{option: tmp_path / "file"})
+    assert code == 2 and f"{tmp_path / 'file'}: cannot be written" in output and "nothing was started" in output
+    assert not paths.results.exists() and not paths.state.exists()
+
+
 def test_a_checkpoint_with_nan_is_not_attacked(
     run: Evaluate, paths: SingleRunPaths, theirs: nn.Module, tmp_path: Path
 ) -> None:
     weights = dict(theirs.state_dict())
-    weights["8.bias"] = weights["8.bias"] * float("nan")
+    weights["9.bias"] = weights["9.bias"] * float("nan")
     torch.save(weights, tmp_path / "theirs.pt")
     code, output = run()
-    assert code == 2 and "theirs.pt: 8.bias contains NaN or infinite values, so no accuracy of this" in output
+    assert code == 2 and "theirs.pt: 9.bias contains NaN or infinite values, so no accuracy of this" in output
     assert not paths.results.exists() and not paths.state.exists()
 
 
@@ -392,6 +403,17 @@ def test_a_path_of_an_image_folder_is_prepared_once(
     assert ("test images are also training" in output) == ("train" in layout)
     save_images(folder / layout.partition(" ")[0] / "class0" / "more")
     assert "contains the evaluation of another" in run(**words)[1], "a changed folder is another data set"
+
+
+def test_a_checkpoint_of_other_classes_is_refused_before_images_are_prepared(
+    run: Evaluate, paths: SingleRunPaths, tmp_path: Path
+) -> None:
+    folder = save_images(tmp_path / "images")
+    torch.save(models.build("small", classes=tiny.CLASSES + 1, channels=3).state_dict(), tmp_path / "color.pt")
+    before = sorted(paths.data.iterdir())
+    code, output = run(file=tmp_path / "color.pt", dataset=folder, attacks="clean", mean=None, std=None)
+    assert code == 2 and "color.pt: these are not the weights of this Sequential: of another shape" in output
+    assert sorted(paths.data.iterdir()) == before and not paths.results.exists() and not paths.state.exists()
 
 
 def test_images_of_several_sizes_need_a_size(run: Evaluate, color: Path, tmp_path: Path) -> None:

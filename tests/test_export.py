@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from safetensors.torch import save_file
 
 from dynat import data, models
@@ -142,9 +143,10 @@ def test_a_third_party_network_is_exported_with_its_normalization(
     """Also from the command line, by the folder of the evaluation."""
     torch.manual_seed(5)
     theirs = models.build("small", classes=tiny.CLASSES, channels=1)
-    torch.save(theirs.state_dict(), tmp_path / "theirs.pt")
+    file = tmp_path / "theirs\n```\n# {outside}.pt"
+    torch.save(theirs.state_dict(), file)
     request = CheckpointRequest(
-        file=tmp_path / "theirs.pt",
+        file=file,
         arch="small",
         dataset="tiny",
         attacks=("pgd-4",),
@@ -162,6 +164,8 @@ def test_a_third_party_network_is_exported_with_its_normalization(
         expected, bare = (theirs(x).argmax(1).tolist() for x in ((image_set - 0.7) / 0.1, image_set))
     assert answers(exported, image_set) == expected != bare
     text = exported.card.read_text()
+    (recipe,) = re.findall(r"^````yaml\n(.*?)^````$", text, re.MULTILINE | re.DOTALL)
+    assert yaml.safe_load(recipe)["file"] == str(file), "backticks in a name do not end the block"
     assert "Trained elsewhere: its training data" in text and "No test image was used to choose anything" not in text
 
 
@@ -195,7 +199,7 @@ def test_the_table_of_the_card_is_that_of_the_metrics(done: tuple[Experiment, Pa
         ("Clean", "clean"),
         ("PGD-4", "pgd-4"),
         ("PGD-2", "pgd-2"),
-        ("pgd-4-last, last epoch", "pgd-4-last"),
+        ("PGD-4-last, last epoch", "pgd-4-last"),
     ):
         cell = metrics.attacks[name]
         assert cell.std is not None

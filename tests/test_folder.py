@@ -157,15 +157,15 @@ def test_what_is_no_file_is_refused_not_skipped(make: Any, reason: str, tree: Pa
 
 def test_links_to_images_and_to_classes_are_followed(tree: Path, tmp_path: Path) -> None:
     whole = load(prepare(own(tree), tmp_path / "data"))
-    before = provenance.listing(own(tree))
+    before = provenance.listing(own(tree), tmp_path / "known")
     (tree / "train" / "class9").rename(tmp_path / "elsewhere")
     (tree / "train" / "class9").symlink_to(tmp_path / "elsewhere")
     (tmp_path / "elsewhere" / "0.png").rename(tmp_path / "first.png")
     (tmp_path / "elsewhere" / "0.png").symlink_to(tmp_path / "first.png")
     assert load(prepare(own(tree), tmp_path / "linked")).digest == whole.digest
-    assert provenance.listing(own(tree)) == before
+    assert provenance.listing(own(tree), tmp_path / "known") == before
     paint(tmp_path / "elsewhere" / "another.png", (9, 9, 9))
-    assert provenance.listing(own(tree)) != before, "also inside a linked folder"
+    assert provenance.listing(own(tree), tmp_path / "known") != before, "also inside a linked folder"
 
 
 def test_images_that_do_not_fit_into_memory(tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -238,13 +238,35 @@ def test_natural_order_is_total(names: list[str]) -> None:
     assert sorted(["10", "9", "1", "01"], key=natural) == ["01", "1", "9", "10"]
 
 
-def test_another_image_makes_another_data_set(tree: Path) -> None:
-    before = provenance.listing(own(tree))
-    assert before == provenance.listing(own(tree)) != ""
+def test_another_image_makes_another_data_set(tree: Path, tmp_path: Path) -> None:
+    before = provenance.listing(own(tree), tmp_path / "known")
+    assert before == provenance.listing(own(tree), tmp_path / "known") != ""
     paint(tree / "test" / "class9" / "another.png", (1, 2, 3))
-    assert provenance.listing(own(tree)) != before
-    assert provenance.listing(own(tree / "nowhere")) == ""
-    assert provenance.listing(DatasetConfig(name="cifar10", source="cifar10", path=str(tree))) == ""
+    assert provenance.listing(own(tree), tmp_path / "known") != before
+    assert provenance.listing(own(tree / "nowhere"), tmp_path / "known") == ""
+    assert provenance.listing(DatasetConfig(name="cifar10", source="cifar10", path=str(tree)), tmp_path / "known") == ""
+
+
+def test_an_image_of_the_same_size_in_bytes_is_another_image(
+    tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known, image = tmp_path / "known", tree / "train" / "class9" / "0.png"
+    before = provenance.listing(own(tree), known)
+    os.utime(image, ns=(5, 5))
+    assert provenance.listing(own(tree), known) == before, "a copy has other times, and is the same data set"
+    content = image.read_bytes()
+    image.write_bytes(content[:-20] + b"x" + content[-19:])
+    changed = provenance.listing(own(tree), known)
+    assert changed != before
+    monkeypatch.setattr(provenance, "_content", lambda _: pytest.fail("read again"))
+    assert provenance.listing(own(tree), known) == changed
+    monkeypatch.undo()
+    (note,) = [file for file in known.iterdir() if file.read_text() == changed]
+    note.write_text("")
+    assert provenance.listing(own(tree), known) == changed, "a damaged note is not believed"
+    known.rename(tmp_path / "gone")
+    known.touch()
+    assert provenance.listing(own(tree), known) == changed, "where nothing can be written"
 
 
 @pytest.mark.parametrize("prepared", [False, True])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 import subprocess
 import sys
 import time
@@ -9,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from dynat.cli.app import read_experiment
 from dynat.results.metrics import read_metrics
 from dynat.results.paths import ExperimentFiles
 from dynat.results.records import TrainingRecord, read_record
@@ -38,6 +41,16 @@ def take(folder: Path, root: str, *words: str) -> tuple[int, str]:
 def digests(files: ExperimentFiles) -> dict[str, dict[str, str]]:
     """The checksums of the weights, by run."""
     return {name: read_record(files.run(name).seed(0).config, TrainingRecord).weights for name in ("at", "dynat")}
+
+
+def test_the_documented_calls_name_what_exists() -> None:
+    page = (ROOT / "docs" / "results.md").read_text()
+    (six,) = re.findall(r"^six='(.+)'$", page, re.MULTILINE)
+    calls = re.findall(r"^run (--set .+)$", page, re.MULTILINE)
+    assert len(calls) >= 5
+    for call in calls:
+        words = shlex.split(call.replace("$six", six))
+        assert read_experiment(ROOT / "params.yaml", [word for word in words if word != "--set"]).runs
 
 
 @pytest.mark.slow

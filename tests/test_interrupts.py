@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -72,6 +73,36 @@ except Interrupted as interruption:
 """
 
 
+IMPORTING = """
+import sys, time
+from dynat.runtime.interrupts import Interrupted, interruptible
+try:
+    with interruptible():
+        import swallows
+        assert swallows.COMPLETE
+        time.sleep(60)
+except Interrupted as interruption:
+    raise SystemExit(interruption.exit_code)
+"""
+SWALLOWS = """
+import os, signal, time
+try:
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(0.2)
+    COMPLETE = True
+except BaseException:
+    COMPLETE = False
+"""
+
+
+def test_a_signal_during_an_import_has_its_effect_after_it(tmp_path: Path) -> None:
+    """Torch's C code clears exceptions while it imports numpy."""
+    (tmp_path / "swallows.py").write_text(SWALLOWS)
+    command = [sys.executable, "-c", f"import sys; sys.path.append({str(tmp_path)!r})\n{IMPORTING}"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    assert (done.returncode, done.stderr) == (143, "")
+
+
 def test_a_second_signal_changes_nothing() -> None:
     done = subprocess.run([sys.executable, "-c", TWICE], capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, done.stderr) == (143, "")
@@ -87,8 +118,17 @@ def test_a_process_that_ignores_a_signal_keeps_ignoring_it() -> None:
 
 
 @pytest.mark.slow
-def test_an_interrupted_job_of_snakemake_writes_the_line_into_its_log(project: Project) -> None:
-    target, log = "results/tiny/at/seed0/target.safetensors", project.folder / "logs/train/tiny/at-seed0.log"
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_to_the_group_of_snakemake_ends_its_job_with_the_line_in_its_log(
+    number: signal.Signals, project: Project
+) -> None:
+    """Ctrl-C, and what docs/reliability.md says to send. SIGTERM to Snakemake alone lets its jobs finish."""
+    seed = 10 + int(number)
+    project.params(f"preset: tiny\ntraining: {{epochs: 10000}}\nseeds: [{seed}]\n")
+    target, log = (
+        f"results/tiny/at/seed{seed}/target.safetensors",
+        project.folder / f"logs/train/tiny/at-seed{seed}.log",
+    )
     process = subprocess.Popen(
         [BIN / "snakemake", "--cores", "1", target],
         cwd=project.folder,
@@ -100,7 +140,7 @@ def test_an_interrupted_job_of_snakemake_writes_the_line_into_its_log(project: P
     while not log.exists() or "epoch 3/" not in log.read_text():
         assert process.poll() is None
         time.sleep(0.1)
-    os.killpg(process.pid, signal.SIGINT)  # Ctrl-C
+    os.killpg(process.pid, number)
     try:
         assert process.wait(timeout=60) != 0
     finally:
@@ -108,6 +148,7 @@ def test_an_interrupted_job_of_snakemake_writes_the_line_into_its_log(project: P
             os.killpg(process.pid, signal.SIGKILL)
     text = log.read_text()
     assert f"dynat: {INTERRUPTED}" in text and "Traceback" not in text
+    assert not list((project.folder / ".snakemake/locks").glob("*")), "no --unlock is needed"
 
 
 def test_afterwards_signals_have_the_effect_that_they_had_before() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import random
+import re
 import shutil
 import subprocess
 import sys
@@ -250,7 +251,9 @@ def test_every_row_is_consistent_with_itself(done: Paths) -> None:
     assert 0 < sum(int(row["correct"]) for row in rows) < len(rows)
 
 
-def test_verdicts_of_another_evaluation_are_refused_with_the_reason(trained: Paths) -> None:
+def test_verdicts_of_another_evaluation_are_refused_with_the_reason(
+    trained: Paths, capsys: pytest.CaptureFixture[str]
+) -> None:
     def evaluate(seed: int) -> None:
         run_evaluation(evaluation_spec(seeds=(seed,)), paths=trained, say=lambda _: None)
 
@@ -266,8 +269,12 @@ def test_verdicts_of_another_evaluation_are_refused_with_the_reason(trained: Pat
     with pytest.raises(UserError, match=r"another evaluation: weights differ .* remove that folder"):
         evaluate(0)
     (first / "key.json").unlink()
-    with pytest.raises(UserError, match=r"another evaluation: attack, weights, images"):
+    with pytest.raises(UserError, match=r"holds verdicts, and there is no key.json"):
         evaluate(0)
+    (first / "key.json").write_bytes(b"\xff{")
+    capsys.readouterr()
+    evaluate(0)
+    assert f"key.json is damaged: {first.name} renamed to {first.name}.damaged" in capsys.readouterr().err
     shutil.rmtree(first)
     first.mkdir()  # killed before anything was written: it holds no verdict of another evaluation
     evaluate(0)
@@ -370,7 +377,7 @@ def test_examples_are_images_of_the_first_seed(done: Paths) -> None:
 
 
 def test_a_finished_evaluation_is_not_repeated(done: Paths, monkeypatch: pytest.MonkeyPatch) -> None:
-    def never(*_: object) -> None:
+    def never(*_: object, **__: object) -> None:
         raise AssertionError("evaluated again")
 
     before = done.outcome("tests", "some-run", "some-attack").read_bytes()
@@ -473,7 +480,7 @@ def test_train_and_attack_by_name(dynat: Dynat, tmp_path: Path) -> None:
 
     code, printed = dynat("attack", "dynat", "pgd-20", *small)
     assert code == 0, printed
-    assert "dynat seed 2 under pgd-20: " in printed and "of 30 images are correct" in printed
+    assert re.search(r"^dynat pgd-20: accuracy \d+\.\d % on 30 images, \d+ s$", printed, re.MULTILINE), printed
     assert len(paths.outcome("digits", "dynat", "pgd-20").read_text().splitlines()) == 31
 
     paths.seed_files("digits", "dynat", 2).target().write_bytes(b"half")
@@ -486,7 +493,7 @@ def test_a_training_that_diverges_exits_with_code_1(dynat: Dynat, tmp_path: Path
     paths = paths_in(tmp_path)
     data.save(tiny.dataset(), paths.dataset("digits"))
     folders = ["--results", paths.results, "--data", paths.data, "--state", paths.state]
-    code, printed = dynat("train", "at", *folders, "--set", "training.schedule.lr=1.0e+6", "--set", "training.epochs=4")
+    code, printed = dynat("train", "at", *folders, "--set", "training.schedule.lr=1.0e+6", "--set", "training.batch=5")
     assert code == 1
     assert "dynat: the loss became non-finite in epoch" in printed and "Lower schedule.lr" in printed
 

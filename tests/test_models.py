@@ -24,7 +24,7 @@ WEIGHTS = [  # name, classes, channels, trainable parameters
     ("preact-resnet18", 10, 3, 11_172_170),
     ("preact-resnet18-bare", 10, 3, 11_171_146),
     ("wrn34-10", 10, 3, 46_160_474),
-    ("small", 10, 1, 9_978),
+    ("small", 10, 1, 9_988),
     ("resnet8-32", 10, 3, 308_650),
     ("resnet8-16", 10, 3, 78_042),
 ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from dynat import methods
 from dynat.config import Run
 from dynat.nn.folded import FoldedModel
 from dynat.nn.mixed_precision import MixedPrecision, mixed_precision
+from dynat.runtime.progress import Progress
 from dynat.training import Diverged, Trained, TrainingState, train, trainer
 from dynat.training.networks import Weights, build_networks, weights_of
 from dynat.training.schedule import learning_rate
@@ -40,8 +41,14 @@ def trained(run: Run, folder: Path, seed: int = 0, **hooks: Any) -> Trained:
     )
 
 
-def untracked(steps: Iterator[Any], _total: int, _title: str) -> Iterator[Any]:
-    return steps
+class KilledWithin(Progress):
+    """Kills the training in the middle of an epoch."""
+
+    def __init__(self) -> None:
+        super().__init__("", 1, hidden=True)
+
+    def advance(self, amount: float = 1.0) -> None:  # noqa: ARG002
+        raise Killed
 
 
 def same(one: Weights | None, two: Weights | None) -> bool:
@@ -81,16 +88,12 @@ def test_a_training_killed_in_every_epoch_ends_with_the_same_bits(name: str, tmp
     def kill_between(_row: Row) -> None:
         raise Killed
 
-    def kill_within(steps: Iterator[Any], _total: int, _title: str) -> Iterator[Any]:
-        yield next(steps)
-        raise Killed
-
     for _ in range(run.epochs):
         with pytest.raises(Killed):
-            trained(run, tmp_path / "torn", track=kill_within)
+            trained(run, tmp_path / "torn", progress=KilledWithin())
         with pytest.raises(Killed):
             trained(run, tmp_path / "torn", report=kill_between)
-    assert_same_training(whole, trained(run, tmp_path / "torn", track=kill_within))
+    assert_same_training(whole, trained(run, tmp_path / "torn", progress=KilledWithin()))
 
 
 def test_a_resumed_training_reports_only_the_missing_epochs(tmp_path: Path) -> None:
@@ -320,7 +323,7 @@ def test_one_optimizer_step_updates_both_networks_by_their_gradients() -> None:
         moved.append(True)
 
     after_each_step(subject, check)
-    subject.epoch(untracked)
+    subject.epoch()
     assert len(moved) == 3, "55 images in batches of 16"
 
 
@@ -353,7 +356,7 @@ def test_the_learning_rate_follows_the_schedule_in_every_step_and_in_the_history
     subject = a_trainer(run)
     rates: list[float] = []
     after_each_step(subject, lambda: rates.extend({group["lr"] for group in subject.optimizer.param_groups}))
-    history = [subject.epoch(untracked) for _ in range(4)]
+    history = [subject.epoch() for _ in range(4)]
     assert rates == [
         learning_rate(run.schedule, epochs=4, progress=epoch + n / 3) for epoch in range(4) for n in range(3)
     ]
@@ -364,7 +367,7 @@ def test_the_learning_rate_follows_the_schedule_in_every_step_and_in_the_history
 def test_a_resumed_training_keeps_the_momentum() -> None:
     """Without it the first step after a restart would be a step from rest."""
     subject = a_trainer(tiny.dynat())
-    subject.epoch(untracked)
+    subject.epoch()
     successor = a_trainer(tiny.dynat())
     successor.restore(subject.snapshot())
     for group in successor.optimizer.param_groups:
@@ -391,7 +394,7 @@ def test_the_average_is_its_formula_over_the_weights_between_steps(awp: dict[str
 
     subject.step = stepping  # type: ignore[method-assign]
     for _ in range(2):
-        subject.epoch(untracked)
+        subject.epoch()
     for name, value in weights_of(subject.networks.ema.module).items():
         torch.testing.assert_close(value, expected[name], rtol=1e-5, atol=1e-6, msg=name)
     assert not same(weights_of(subject.networks.ema.module), weights_of(subject.networks.target))
@@ -447,7 +450,7 @@ def test_a_loss_that_is_non_finite_in_the_first_epoch_leaves_no_state(
 def test_a_non_finite_loss_changes_no_weight(bad: float) -> None:
     """The optimizer itself leaves the update out, so that nothing waits for the loss."""
     subject = a_trainer(tiny.dynat())
-    subject.epoch(untracked)
+    subject.epoch()
     parameters = subject.networks.parameters()
     before = [parameter.detach().clone() for parameter in parameters]
     subject.update(bad * torch.stack([parameter.sum() for parameter in parameters]).sum())
@@ -554,7 +557,7 @@ def test_in_bfloat16_gradients_reach_every_parameter_of_both_networks() -> None:
         steps.append(True)
 
     after_each_step(subject, check)
-    row = subject.epoch(untracked)
+    row = subject.epoch()
     assert len(steps) == 3 and row["loss"] == row["loss"]
 
 

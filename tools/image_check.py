@@ -20,17 +20,20 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 BIN = Path(sys.executable).parent
 IMAGE = "localhost/dynat:check"
+TESTS = "localhost/dynat:check-tests"
+"""The image with the packages of developers."""
 BASE = "localhost/dynat-base:bookworm"
 CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
 UNNAMED_USER = 12345
 """A user id without a name in the image."""
+NONE: Mapping[str, Path] = {}
 QUICK = ["select=[at]", "seeds=[0]", "attacks=[clean]", "headline=clean", 'training={"epochs":1}']
 
 
@@ -59,12 +62,15 @@ class Engine:
 
     def build(self, options: Sequence[str]) -> None:
         run(self.program, "build", *options, "-t", IMAGE, ".")
+        run(self.program, "build", *options, "--target", "tests", "-t", TESTS, ".")
 
-    def do(self, command: Sequence[str], *, user: int | None, mounts: dict[str, Path]) -> None:
+    def do(
+        self, command: Sequence[str], *, image: str = IMAGE, user: int | None = None, mounts: Mapping[str, Path] = NONE
+    ) -> None:
         options = [] if user is None else ["--user", f"{user}:{user}"]
         for place, folder in mounts.items():
             options += ["-v", f"{folder}:{place}"]
-        run(self.program, "run", "--rm", *options, IMAGE, *command)
+        run(self.program, "run", "--rm", *options, image, *command)
 
     def size(self) -> int:
         return int(run(self.program, "image", "inspect", "--format", "{{.Size}}", IMAGE, quiet=True))
@@ -99,13 +105,15 @@ class Chroot(Engine):
         chroot = ("--isolation", "chroot", "--network", "host", "--build-arg", f"BASE={BASE}")
         super().build([*chroot, *options])
 
-    def do(self, command: Sequence[str], *, user: int | None, mounts: dict[str, Path]) -> None:
-        container = run("buildah", "from", IMAGE, quiet=True)
+    def do(
+        self, command: Sequence[str], *, image: str = IMAGE, user: int | None = None, mounts: Mapping[str, Path] = NONE
+    ) -> None:
+        container = run("buildah", "from", image, quiet=True)
         try:
             options = ["--isolation", "chroot"] + ([] if user is None else ["--user", f"{user}:{user}"])
             for place, folder in mounts.items():
                 options += ["-v", f"{folder}:{place}"]
-            config = json.loads(run("podman", "image", "inspect", IMAGE, quiet=True))[0]["Config"]
+            config = json.loads(run("podman", "image", "inspect", image, quiet=True))[0]["Config"]
             run("buildah", "run", *options, container, "--", *config["Entrypoint"], *(command or config["Cmd"]))
         finally:
             run("buildah", "rm", container, quiet=True)
@@ -158,7 +166,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--engine", choices=["docker", "podman", "chroot"], help="by default the first that works")
     parser.add_argument("--quick", action="store_true", help="one short training instead of the default pipeline")
-    parser.add_argument("--built", action="store_true", help=f"check {IMAGE} as it is, without building it")
+    parser.add_argument("--built", action="store_true", help=f"check {IMAGE} and {TESTS} as they are")
     parser.add_argument(
         "--option", action="append", default=[], help="for the build: --option=--build-arg=PYTHON_INDEX=..."
     )
@@ -182,10 +190,10 @@ def main() -> None:
     words = ["snakemake", "--cores", "all", "all"]
     changed = ["--config", *QUICK] if given.quick else []
     with timed("smoke"):
-        engine.do(["python", "tools/smoke.py"], user=None, mounts={})
+        engine.do(["python", "tools/smoke.py"])
     results = writable(work, "results", 1000)
     with timed("digits in the image"):
-        engine.do([*words, *changed] if changed else [], user=None, mounts={"/app/results": results})
+        engine.do([*words, *changed] if changed else [], mounts={"/app/results": results})
     with timed("digits on the host"):
         host = on_the_host(work, [*words[1:], *changed])
     with timed("compare the numbers"):
@@ -196,7 +204,7 @@ def main() -> None:
         twice = "dvc repro && dvc repro | tee /tmp/output && grep -q 'up to date' /tmp/output"
         engine.do(["env", f"SNAKEMAKE_OPTS={options}", "sh", "-c", twice], user=UNNAMED_USER, mounts=folders)
     with timed("quick tests in the image"):
-        engine.do(["pytest", "-q"], user=None, mounts={})
+        engine.do(["pytest", "-q"], image=TESTS)
     shutil.rmtree(work)
 
     print("\n== sizes")

@@ -1,6 +1,6 @@
 """Kill trainings, evaluations and pipelines, flip bits, fill a disk; check that every result is as without all that.
 
-make storm                    python tools/storm.py --seed 3 --pipelines 16
+make storm                    python -m tools.storm --seed 3 --pipelines 16
 
 Works on a small project in a temporary folder (handwritten digits, a small network). First the pipeline runs without a
 disturbance. Then each kind of disturbance is tried at moments and places drawn from the seed; the result has to be
@@ -26,88 +26,27 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from dynat.results.paths import Paths
+from tools.storm_project import ATTACK, LIMIT, PRESET, RUN, Project, dynat, kill, snakemake
 
-ROOT = Path(__file__).resolve().parents[1]
-PARAMS = """
-preset: digits
-select: [at]
-seeds: [0]
-training: {target: small, epochs: 12, batch: 64, validation: {steps: 2}}
-attacks: {clean: {}, pgd-20: {batch: 32}}
-headline: pgd-20
-sanity: {images: 20, queries: 20}
-"""
-PRESET, RUN, ATTACK = "digits", "at", "pgd-20"
-LIMIT = 300.0
-"""Seconds after which a command counts as hanging."""
 FILES = Paths()
 SEED = FILES.seed_files(PRESET, RUN, 0)
 OUTCOME = FILES.outcome(PRESET, RUN, ATTACK)
 METRICS = FILES.run_files(PRESET, RUN).metrics
-TRAIN = ("train", RUN, "--device", "cpu", "--threads", "1")
-EVALUATE = ("attack", RUN, ATTACK, "--device", "cpu", "--threads", "1")
+TRAIN = dynat("train", RUN, "--device", "cpu", "--threads", "1")
+EVALUATE = dynat("attack", RUN, ATTACK, "--device", "cpu", "--threads", "1")
+COUNT = dynat("metrics", str(FILES.run(PRESET, RUN)))
+PIPELINE = snakemake("all")
+MADE = {
+    TRAIN: (SEED.folder, FILES.state),
+    EVALUATE: (OUTCOME, FILES.state),
+    COUNT: (),
+    PIPELINE: (FILES.results, FILES.state),
+}
+"""Commands, and what to delete so that they compute again."""
 
 
-class Project:
-    """A copy of the project in a folder, and commands in it."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    @classmethod
-    def create(cls, folder: Path) -> Project:
-        for part in ("workflow", "config", "dynat"):
-            shutil.copytree(ROOT / part, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
-        (folder / "params.yaml").write_text(PARAMS)
-        return cls(folder)
-
-    def copied_to(self, folder: Path) -> Project:
-        shutil.copytree(self.folder, folder, symlinks=True)
-        return Project(folder)
-
-    def start(self, *words: str) -> subprocess.Popen[str]:
-        """A command in a process group of its own. Its output goes to output.txt."""
-        environment = {**os.environ, "PYTHONPATH": str(self.folder), "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
-        with (self.folder / "output.txt").open("w") as output:
-            return subprocess.Popen(
-                words,
-                cwd=self.folder,
-                env=environment,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                text=True,
-                start_new_session=True,
-            )
-
-    def call(self, *words: str) -> tuple[int, str]:
-        """Exit code and output of a command; one that hangs is killed and has the code -9."""
-        process = self.start(*words)
-        try:
-            process.wait(LIMIT)
-        except subprocess.TimeoutExpired:
-            kill(process)
-        return process.returncode, (self.folder / "output.txt").read_text()
-
-    def dynat(self, *words: str) -> tuple[int, str]:
-        return self.call(*dynat(*words))
-
-    def snakemake(self, *words: str) -> tuple[int, str]:
-        return self.call(*snakemake(*words))
-
-
-def dynat(*words: str) -> tuple[str, ...]:
-    return (sys.executable, "-m", "dynat", *words)
-
-
-def snakemake(*words: str) -> tuple[str, ...]:
-    return (str(Path(sys.executable).with_name("snakemake")), "--cores", "1", *words)
-
-
-def kill(process: subprocess.Popen[str]) -> None:
-    """SIGKILL for the process and all that it started, which are in its process group."""
-    if process.poll() is None:
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+class TooLate(Exception):
+    """The command had ended before it was to be disturbed: the try does not count."""
 
 
 @dataclass
@@ -126,43 +65,55 @@ class Storm:
 
     def __init__(self, reference: Project, folder: Path, random_: random.Random) -> None:
         self.reference, self.folder, self.random = reference, folder, random_
+        self.seconds: dict[tuple[str, ...], float] = {}
+        """How long each command takes without a disturbance."""
         self.rows: list[Row] = []
         self.copies = 0
+
+    def measure(self) -> None:
+        """Time every command that is killed."""
+        for words in (TRAIN, EVALUATE, PIPELINE):
+            copy = self.reference.copied_to(self.folder / "timed")
+            forget(copy, words)
+            began = time.monotonic()
+            code, output = copy.call(*words)
+            self.seconds[words] = time.monotonic() - began
+            assert code == 0, output
+            shutil.rmtree(copy.folder)
 
     def try_(self, what: str, count: int, once: Callable[[Project], str | None]) -> None:
         """Do `once` in `count` fresh copies of the finished project; it returns what went wrong, if anything did."""
         row = Row(what)
-        for _ in range(count):
+        while row.tries < count:
             self.copies += 1
             copy = self.reference.copied_to(self.folder / f"try{self.copies}")
             began = time.monotonic()
-            failure = once(copy)
+            try:
+                failure = once(copy)
+            except TooLate:
+                continue
+            finally:
+                shutil.rmtree(copy.folder)
             row.seconds += time.monotonic() - began
             row.tries += 1
             row.passed += failure is None
             if failure is not None:
                 row.failures.append(failure)
                 print(f"FAILED: {what}: {failure}", file=sys.stderr, flush=True)
-            shutil.rmtree(copy.folder)
         if count:
             self.rows.append(row)
 
     # --- kills -------------------------------------------------------------------------------------------------------
 
     def kill_training(self, project: Project) -> str | None:
-        shutil.rmtree(project.folder / SEED.folder)
-        self.kill_later(project, dynat(*TRAIN), 15)
-        return self.finish(project, TRAIN, SEED.target(), SEED.target("last"))
+        return self.end_early(project, TRAIN) or self.finish(project, TRAIN, SEED.target(), SEED.target("last"))
 
     def kill_evaluation(self, project: Project) -> str | None:
-        forget_evaluation(project)
-        self.kill_later(project, dynat(*EVALUATE), 6)
-        return self.finish(project, EVALUATE, OUTCOME)
+        return self.end_early(project, EVALUATE) or self.finish(project, EVALUATE, OUTCOME)
 
     def kill_pipeline(self, project: Project) -> str | None:
-        shutil.rmtree(project.folder / FILES.results)
-        shutil.rmtree(project.folder / FILES.state, ignore_errors=True)
-        self.kill_later(project, snakemake("all"), 40)
+        if failure := self.end_early(project, PIPELINE):
+            return failure
         project.snakemake("--unlock")
         code, output = project.snakemake("--rerun-incomplete", "all")
         if code:
@@ -171,17 +122,29 @@ class Storm:
         code, output = project.dynat("diff", here, there)
         return f"other numbers: {output[-500:]}" if code else None
 
-    def kill_later(self, project: Project, words: tuple[str, ...], longest: float) -> None:
-        """Start a command and kill it at a random moment, or let it finish if it is faster."""
+    def end_early(self, project: Project, words: tuple[str, ...]) -> str | None:
+        """Start a command, and send SIGKILL or SIGTERM to its process group at a random moment before its end."""
+        number = self.random.choice((signal.SIGKILL, signal.SIGTERM))
+        moment = self.random.uniform(0.1, self.seconds[words])
+        forget(project, words)
         process = project.start(*words)
         try:
-            process.wait(self.random.uniform(0.1, longest))
+            process.wait(moment)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, number)
+        else:
+            raise TooLate
+        try:
+            process.wait(LIMIT)
         except subprocess.TimeoutExpired:
             kill(process)
+            return f"does not end after {number.name} after {moment:.1f} s"
+        output = project.output()
+        return f"{number.name} after {moment:.1f} s: {output[-300:]}" if "Traceback" in output else None
 
     def finish(self, project: Project, words: tuple[str, ...], *results: Path) -> str | None:
         """Run a command to its end; its results have to be those of the undisturbed project."""
-        code, output = project.dynat(*words)
+        code, output = project.call(*words)
         if code:
             return f"not resumed: {output[-500:]}"
         different = [str(file) for file in results if not self.equal(project, file)]
@@ -201,18 +164,17 @@ class Storm:
         return f"bit {bit} of byte {place} of {file.name}"
 
     def damage_state(self, project: Project) -> str | None:
-        shutil.rmtree(project.folder / SEED.folder)
         return self.damage_of_killed(project, TRAIN, "trainings/*/state.pt", (SEED.target(), SEED.target("last")))
 
     def damage_batch(self, project: Project) -> str | None:
-        forget_evaluation(project)
         return self.damage_of_killed(project, EVALUATE, "evaluations/*/batch-00003.pt", (OUTCOME,))
 
     def damage_of_killed(
         self, project: Project, words: tuple[str, ...], pattern: str, results: tuple[Path, ...]
     ) -> str | None:
         """Kill a command when it has saved a file, damage that, and resume."""
-        process, deadline = project.start(*dynat(*words)), time.monotonic() + LIMIT
+        forget(project, words)
+        process, deadline = project.start(*words), time.monotonic() + LIMIT
         while not (found := list((project.folder / FILES.state).glob(pattern))):
             if process.poll() is not None or time.monotonic() > deadline:
                 kill(process)
@@ -228,11 +190,8 @@ class Storm:
 
         def once(project: Project) -> str | None:
             where = self.flip(project.folder / file)
-            if words is TRAIN:
-                shutil.rmtree(project.folder / SEED.folder)
-            if words is EVALUATE:
-                forget_evaluation(project)
-            code, output = project.dynat(*words)
+            forget(project, words)
+            code, output = project.call(*words)
             if code:
                 refused = "Traceback" not in output and str(file.parent) in output
                 return None if refused else f"{where}: {output[-300:]}"
@@ -246,15 +205,12 @@ class Storm:
         """The disk of the states is full: an error that says so; with space again, the command gives its result."""
 
         def once(project: Project) -> str | None:
-            if words is TRAIN:
-                shutil.rmtree(project.folder / SEED.folder)
-            else:
-                forget_evaluation(project)
+            forget(project, words)
             state = project.folder / "full"
             state.mkdir()
             options = ["mount", "-t", "tmpfs", "-o", "size=8k", "tmpfs", str(state)]
             mounted = os.geteuid() == 0 and subprocess.run(options, capture_output=True, check=False).returncode == 0
-            command = dynat(*words, "--state", "full")
+            command = (*words, "--state", "full")
             try:
                 limited = ["sh", "-c", f"ulimit -f 8; exec {shlex.join(command)}"]
                 code, output = project.call(*(command if mounted else limited))
@@ -268,9 +224,11 @@ class Storm:
         return once
 
 
-def forget_evaluation(project: Project) -> None:
-    (project.folder / OUTCOME).unlink()
-    shutil.rmtree(project.folder / FILES.state / "evaluations", ignore_errors=True)
+def forget(project: Project, words: tuple[str, ...]) -> None:
+    """Delete what a command makes."""
+    for made in MADE[words]:
+        path = project.folder / made
+        path.unlink() if path.is_file() else shutil.rmtree(path, ignore_errors=True)
 
 
 def table(rows: list[Row], seed: int) -> str:
@@ -287,17 +245,18 @@ def storm(seed: int, counts: argparse.Namespace, folder: Path) -> list[Row]:
         sys.exit(f"the undisturbed pipeline failed:\n{output[-3000:]}")
     print(f"undisturbed pipeline finished in {folder}", file=sys.stderr, flush=True)
     here = Storm(reference, folder, random.Random(seed))
+    if counts.trainings + counts.evaluations + counts.pipelines:
+        here.measure()
     here.try_("a training is killed and resumed", counts.trainings, here.kill_training)
     here.try_("an evaluation is killed and resumed", counts.evaluations, here.kill_evaluation)
     here.try_("a pipeline is killed and resumed", counts.pipelines, here.kill_pipeline)
     here.try_("a bit flips in the state of a training", counts.flips, here.damage_state)
     here.try_("a bit flips in a finished batch of an evaluation", counts.flips, here.damage_batch)
-    images, metrics = FILES.dataset_images(PRESET), ("metrics", str(FILES.run(PRESET, RUN)))
     for what, file, words, result in (
-        ("images", images, TRAIN, SEED.target()),
+        ("images", FILES.dataset_images(PRESET), TRAIN, SEED.target()),
         ("weights", SEED.target(), EVALUATE, OUTCOME),
-        ("outcomes", OUTCOME, metrics, METRICS),
-        ("the history", SEED.history, metrics, METRICS),
+        ("outcomes", OUTCOME, COUNT, METRICS),
+        ("the history", SEED.history, COUNT, METRICS),
     ):
         here.try_(f"a bit flips in {what}", counts.flips, here.damage_file(file, words, result))
     here.try_("the disk is full: training", counts.disks, here.fill_disk(TRAIN, SEED.target()))

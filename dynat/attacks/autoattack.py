@@ -6,6 +6,11 @@ in that order; each part is also an attack of its own.
 
 from __future__ import annotations
 
+import contextlib
+import logging
+import re
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor, nn
 
@@ -34,6 +39,26 @@ def fab_t(model: nn.Module, images: Tensor, labels: Tensor, attack: AttackConfig
 def square(model: nn.Module, images: Tensor, labels: Tensor, attack: AttackConfig, seed: int) -> Tensor:
     """Square: a random search that reads logits and no gradient; `steps` is its number of queries."""
     return _run_part("square", model, images, labels, attack, seed)
+
+
+@contextlib.contextmanager
+def collect_warnings() -> Iterator[set[str]]:
+    """AutoAttack's own warnings about a defense, kept as data instead of lost in a log."""
+    warnings: set[str] = set()
+
+    class Collector(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            # Without its count, which differs from batch to batch.
+            warnings.add(re.sub(r"^there are \d+ points", "there are points", record.getMessage()))
+
+    logger, handler = logging.getLogger("auto-attack"), Collector(logging.WARNING)
+    propagate, logger.propagate = logger.propagate, False
+    logger.addHandler(handler)
+    try:
+        yield warnings
+    finally:
+        logger.removeHandler(handler)
+        logger.propagate = propagate
 
 
 def _run_part(name: str, model: nn.Module, images: Tensor, labels: Tensor, attack: AttackConfig, seed: int) -> Tensor:

@@ -9,20 +9,19 @@ Finished batches are saved with a checksum, so that an interrupted evaluation re
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import io
-import logging
-import re
 import time
-from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from dynat.attacks.attempts import Attempts, choose_examples
+from dynat.attacks.autoattack import collect_warnings
+from dynat.attacks.cost import BatchProgress, count_passes, expected_cost
 from dynat.attacks.surrogate import COMPARED_IMAGES, choose_queried_model
 from dynat.config import AttackConfig, registry
 from dynat.data import LabeledImages, to_pixels
@@ -30,6 +29,7 @@ from dynat.nn.losses import margin
 from dynat.nn.modes import evaluating, frozen
 from dynat.pgd import Ball
 from dynat.runtime.files import read_with_checksum, write_with_checksum
+from dynat.runtime.progress import HIDDEN, Progress
 
 TOLERANCE = 1e-6
 """How far outside the ball float32 rounding may put an image that is on its surface."""
@@ -37,9 +37,6 @@ TOLERANCE = 1e-6
 CORRECT, MISCLASSIFIED = -1, -2
 """Values of the column `broken_by`: correct under attack, or misclassified before any attack. A value from 0 on is the
 number of the attack's part that broke the image."""
-
-GALLERY_SIZE = 8
-"""Number of example images."""
 
 
 @dataclass
@@ -49,7 +46,8 @@ class Evaluation:
     columns: dict[str, Tensor]
     """An entry per image: label, clean_prediction, prediction, correct, margin, distance, broken_by."""
     examples: dict[str, Tensor]
-    """For the gallery: clean and adversarial images, label, clean_prediction, prediction."""
+    """For the gallery: clean and adversarial images, label, clean_prediction, prediction; of the first batch. The
+    adversarial image is the strongest attempt where the attack failed."""
     seconds: float = 0.0
     forward_passes: int = 0
     backward_passes: int = 0
@@ -97,31 +95,48 @@ def evaluate(
     attack: AttackConfig,
     *,
     state: Path | None = None,
-    progress: Callable[[int], None] = lambda count: None,
+    progress: Progress = HIDDEN,
+    adversarial: bool = False,
 ) -> Evaluation:
     """Attack the images (the first `attack.images` of them) batch by batch, each batch with its own seed.
 
-    Finished batches are saved in the folder `state` and read from there by the next call.
+    Finished batches are saved in the folder `state` and read from there by the next call. `progress` counts
+    `expected_cost` of every image. With `adversarial`, a column of this name has what the attack made of each image.
     """
+    assert state is None or not adversarial, "saved batches are without their images"
     image_set = image_set if attack.images is None else image_set.first(attack.images)
     evaluated: list[Evaluation] = []
     queried: tuple[nn.Module, str] | None = None  # chosen once, and only if a batch is left to attack
     for number, (images, labels) in enumerate(image_set.batches(attack.batch)):
+        cost = expected_cost(attack) * len(labels)
         file = None if state is None else state / f"batch-{number:05d}.pt"
         batch = None if file is None else _saved_batch(file, labels)
-        if batch is None:
+        if batch is not None:
+            progress.skip(cost)
+        else:
             if queried is None:
-                pixels = to_pixels(image_set.first(COMPARED_IMAGES).images)
-                queried = choose_queried_model(model, pixels, attack.surrogate)
+                compared = to_pixels(image_set.first(COMPARED_IMAGES).images)
+                queried = choose_queried_model(model, compared, attack.surrogate)
             queried_model, description = queried
-            batch = _evaluate_batch(model, queried_model, to_pixels(images), labels, attack, batch_seed(attack, number))
+            shown = BatchProgress(progress, attack, len(labels))
+            seed = batch_seed(attack, number)
+            first = number == 0
+            batch = _evaluate_batch(
+                model,
+                queried_model,
+                to_pixels(images),
+                labels,
+                attack,
+                seed,
+                shown,
+                examples=first,
+                adversarial=adversarial,
+            )
             batch.queried_model = description
-            if number > 0:
-                batch.examples = {}
             if file is not None:
                 batch.save(file)
+            progress.advance(cost)
         evaluated.append(batch)
-        progress(len(labels))
     return Evaluation.join(evaluated)
 
 
@@ -149,14 +164,26 @@ class _Attacked:
 
 
 def _evaluate_batch(
-    model: nn.Module, queried: nn.Module, pixels: Tensor, labels: Tensor, attack: AttackConfig, seed: int
+    model: nn.Module,
+    queried: nn.Module,
+    pixels: Tensor,
+    labels: Tensor,
+    attack: AttackConfig,
+    seed: int,
+    shown: BatchProgress,
+    *,
+    examples: bool,
+    adversarial: bool,
 ) -> Evaluation:
     started = time.perf_counter()
+    ball = Ball(attack.norm or "linf", attack.eps or 0.0)
+    attempts = Attempts(pixels, labels, ball) if examples else None
     with (
         evaluating(model),
         frozen(model),
-        _count_passes(model, queried) as passes,
-        _collect_warnings() as warnings,
+        count_passes(model, queried, passed=shown.passed) as passes,
+        collect_warnings() as warnings,
+        nullcontext() if attempts is None else attempts.observing(queried, model),
     ):
         with torch.no_grad():
             logits = model(pixels)
@@ -164,6 +191,7 @@ def _evaluate_batch(
         broken_by = torch.where(clean_prediction == labels, CORRECT, MISCLASSIFIED)
         attacked = _Attacked(pixels.clone(), logits, broken_by)
         for number in range(len(registry.attack_parts(attack.kind))):
+            shown.begin(number, int((attacked.broken_by == CORRECT).sum()))
             _run_part(number, attacked, model, queried, pixels, labels, attack, seed)
     columns = {
         "label": labels,
@@ -171,18 +199,13 @@ def _evaluate_batch(
         "prediction": attacked.logits.argmax(1),
         "correct": attacked.broken_by == CORRECT,
         "margin": -margin(attacked.logits, labels),
-        "distance": Ball(attack.norm or "linf", attack.eps or 0.0).distance(attacked.adversarial, pixels),
+        "distance": ball.distance(attacked.adversarial, pixels),
         "broken_by": attacked.broken_by,
-    }
-    chosen = _choose_examples(clean_prediction == labels, columns["correct"])
-    examples = {
-        "clean": pixels[chosen],
-        "adversarial": attacked.adversarial[chosen],
-        **{name: columns[name][chosen] for name in ("label", "clean_prediction", "prediction")},
+        **({"adversarial": attacked.adversarial} if adversarial else {}),
     }
     return Evaluation(
         columns={name: values.cpu() for name, values in columns.items()},
-        examples={name: values.detach().cpu().contiguous() for name, values in examples.items()},
+        examples={} if attempts is None else _examples(columns, pixels, attacked.adversarial, attempts, model, attack),
         seconds=time.perf_counter() - started,
         rejected_examples=attacked.rejected_examples,
         reattacked=attacked.reattacked,
@@ -225,11 +248,27 @@ def _run_part(
         attacked.reattacked += len(remaining)
 
 
-def _choose_examples(clean_correct: Tensor, correct: Tensor) -> Tensor:
-    """Up to half of the gallery for broken images, the rest for images that are correct under attack, in order."""
-    broken, robust = (clean_correct & ~correct).nonzero()[:, 0], correct.nonzero()[:, 0]
-    broken = broken[: max(GALLERY_SIZE // 2, GALLERY_SIZE - len(robust))]
-    return torch.cat([broken, robust[: GALLERY_SIZE - len(broken)]]).sort().values
+def _examples(
+    columns: dict[str, Tensor],
+    pixels: Tensor,
+    adversarial: Tensor,
+    attempts: Attempts,
+    model: nn.Module,
+    attack: AttackConfig,
+) -> dict[str, Tensor]:
+    """For the gallery; where the attack failed, its strongest attempt if the network itself classifies that right."""
+    count = len(attempts.images)
+    valid, logits = verify(model, pixels[:count], attempts.images, attack)
+    failed = valid & (logits.argmax(1) == attempts.labels) & columns["correct"][:count]
+    shown = adversarial.clone()
+    shown[:count][failed] = attempts.images[failed]
+    chosen = choose_examples(columns["clean_prediction"] == columns["label"], columns["correct"])
+    examples = {
+        "clean": pixels[chosen],
+        "adversarial": shown[chosen],
+        **{name: columns[name][chosen] for name in ("label", "clean_prediction", "prediction")},
+    }
+    return {name: values.detach().cpu().contiguous() for name, values in examples.items()}
 
 
 @torch.no_grad()
@@ -250,44 +289,3 @@ def verify(model: nn.Module, pixels: Tensor, claimed: Tensor, attack: AttackConf
     with evaluating(model):  # whatever mode the attack left behind
         logits: Tensor = model(torch.where(valid.view(-1, 1, 1, 1), claimed, pixels))
     return valid, logits
-
-
-@contextlib.contextmanager
-def _count_passes(*models: nn.Module) -> Iterator[dict[str, int]]:
-    """Counts images sent forward and backward through the network or its surrogate meanwhile."""
-    passes = {"forward_passes": 0, "backward_passes": 0}
-
-    def backward(gradient: Tensor) -> None:
-        passes["backward_passes"] += len(gradient)
-
-    def forward(_module: nn.Module, _inputs: Any, output: Tensor) -> None:
-        passes["forward_passes"] += len(output)
-        if output.requires_grad:
-            output.register_hook(backward)  # type: ignore[no-untyped-call]
-
-    handles = [model.register_forward_hook(forward) for model in dict.fromkeys(models)]
-    try:
-        yield passes
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-@contextlib.contextmanager
-def _collect_warnings() -> Iterator[set[str]]:
-    """AutoAttack's own warnings about a defense, kept as data instead of lost in a log."""
-    warnings: set[str] = set()
-
-    class Collector(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            # Without its count, which differs from batch to batch.
-            warnings.add(re.sub(r"^there are \d+ points", "there are points", record.getMessage()))
-
-    logger, handler = logging.getLogger("auto-attack"), Collector(logging.WARNING)
-    propagate, logger.propagate = logger.propagate, False
-    logger.addHandler(handler)
-    try:
-        yield warnings
-    finally:
-        logger.removeHandler(handler)
-        logger.propagate = propagate

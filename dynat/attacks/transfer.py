@@ -11,14 +11,20 @@ from dynat.data import LabeledImages, to_pixels
 from dynat.nn.losses import cross_entropy
 from dynat.nn.modes import evaluating
 from dynat.pgd import Ball, pgd, starting_point
+from dynat.runtime.progress import HIDDEN, Progress
 
 
 def transfer_verdicts(
-    source: nn.Module, targets: dict[str, nn.Module], image_set: LabeledImages, attack: AttackConfig
+    source: nn.Module,
+    targets: dict[str, nn.Module],
+    image_set: LabeledImages,
+    attack: AttackConfig,
+    progress: Progress = HIDDEN,
 ) -> dict[str, Tensor]:
     """Which images each target still classifies correctly after all steps of PGD on `source`.
 
     PGD does not stop when the source is fooled: an image that only just fools its source seldom fools another network.
+    `progress` counts sources.
     """
     assert attack.norm and attack.eps is not None and attack.steps and attack.step_size is not None and attack.start
     correct: dict[str, list[Tensor]] = {name: [] for name in targets}
@@ -34,6 +40,7 @@ def transfer_verdicts(
             steps=attack.steps,
             step_size=attack.step_size,
         )
+        progress.advance(len(labels) / len(image_set))
         for name, target in targets.items():
             with torch.no_grad(), evaluating(target):
                 correct[name].append((target(adversarial).argmax(1) == labels).cpu())

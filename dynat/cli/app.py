@@ -44,8 +44,12 @@ Set = Annotated[
     ),
 ]
 Params = Annotated[Path, typer.Option(metavar="FILE", help="The parameters to read.")]
-Device = Annotated[str, typer.Option(metavar="NAME", help="auto, cpu, cuda or cuda:1. auto is a free GPU, if any.")]
-Threads = Annotated[int | None, typer.Option(min=1, max=MAX_THREADS, help="CPU threads; default: the preset's.")]
+Device = Annotated[
+    str, typer.Option(metavar="NAME", help="auto, cpu, cuda or cuda:1. auto: a free GPU, otherwise the CPU.")
+]
+Threads = Annotated[
+    int | None, typer.Option(min=1, max=MAX_THREADS, help="CPU threads. By default the number in the preset.")
+]
 AllowPlugins = Annotated[
     bool,
     typer.Option(

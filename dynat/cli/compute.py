@@ -29,8 +29,10 @@ from dynat.config.base import MAX_SEED
 from dynat.config.presets import PARAMS
 from dynat.results.paths import Paths
 
-RunName = Annotated[str | None, typer.Argument(metavar="RUN", help="A run of the preset, such as dynat.")]
-RowName = Annotated[str | None, typer.Argument(metavar="RUN", help="A trained run or an imported checkpoint.")]
+RunName = Annotated[str | None, typer.Argument(metavar="RUN", help="Required: a run of the preset, such as dynat.")]
+RowName = Annotated[
+    str | None, typer.Argument(metavar="RUN", help="Required: a trained run or an imported checkpoint.")
+]
 
 
 @app.command(rich_help_panel=COMPUTE)
@@ -55,8 +57,10 @@ def train(
     experiment = read_experiment(params, set_)
     if run in experiment.checkpoints:
         raise ConfigError(f"{run} is a checkpoint and not trained here: dynat import {run}")
-    spec = experiment.training(named(run, experiment.runs, "run"))
-    job.run_training(spec, JobSettings(Paths(data, results, state), seed, device, threads or experiment.threads))
+    name = named(run, experiment.runs, "run")
+    paths, tensorboard = Paths(data, results, state), experiment.runs[name].tensorboard
+    settings = JobSettings(paths, seed, device, threads or experiment.threads, tensorboard)
+    job.run_training(experiment.training(name), settings)
 
 
 @app.command("import", rich_help_panel=COMPUTE)

@@ -24,11 +24,18 @@ DatasetName = Annotated[
         "<path>/<class>/ or <path>/test/<class>/.",
     ),
 ]
-Attacks = Annotated[str, typer.Option(metavar="LIST", help="pgd-20,cw-20,autoattack. clean is always the first.")]
+Attacks = Annotated[
+    str,
+    typer.Option(
+        metavar="LIST", help="Names with commas: pgd-20,cw-20,autoattack. Clean accuracy is always computed first."
+    ),
+]
 Eps = Annotated[str, typer.Option(metavar="NUMBER", help="Radius of the ball in pixels of [0,1]: 8/255.")]
 Norm = Annotated[str, typer.Option(metavar="NAME", help="Norm of the ball: linf or l2.")]
-Images = Annotated[int | None, typer.Option(help="Only the first so many test images. By default all.")]
-Size = Annotated[int | None, typer.Option(min=1, help="Resize the images of a folder to so many pixels squared.")]
+Images = Annotated[int | None, typer.Option(help="Number of test images, from the first. By default all.")]
+Size = Annotated[
+    int | None, typer.Option(min=1, help="Height and width in pixels to which the images of a folder are resized.")
+]
 Batch = Annotated[int | None, typer.Option(help="Images attacked at once. By default 250.")]
 Surrogate = Annotated[
     str | None,
@@ -44,7 +51,7 @@ Expect = Annotated[float | None, typer.Option(help="Warn if the clean accuracy i
 Sanity = Annotated[
     bool, typer.Option("--sanity", help="Run the sanity checks of the evaluation too: many small attacks.")
 ]
-Out = Annotated[Path | None, typer.Option(metavar="FOLDER", help="By default evaluations/<file>.")]
+Out = Annotated[Path | None, typer.Option(metavar="FOLDER", help="Folder to write. By default evaluations/<file>.")]
 
 
 @app.command(rich_help_panel=CHECKPOINT)

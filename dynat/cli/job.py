@@ -36,13 +36,14 @@ class JobSettings:
     seed: int = 0
     device: str = "auto"
     threads: int | None = None
+    tensorboard: bool = False
 
 
 def run_data(spec: DatasetConfig, settings: JobSettings) -> None:
     with quick_imports():
         from dynat.data import prepare
 
-    print(f"{spec.name}: ready in {prepare(spec, settings.paths.data)}")
+    print(f"data: {spec.name} is ready in {prepare(spec, settings.paths.data)}")
 
 
 def run_training(spec: TrainingSpec, settings: JobSettings) -> None:
@@ -57,7 +58,14 @@ def run_training(spec: TrainingSpec, settings: JobSettings) -> None:
         launch.launch(gpus, sys.argv[1:])  # this command again, in every process
         return
     use_threads(settings.threads and max(1, settings.threads // gpus))
-    training.run_training(spec, seed=settings.seed, paths=settings.paths, device=settings.device, say=say)
+    training.run_training(
+        spec,
+        seed=settings.seed,
+        paths=settings.paths,
+        device=settings.device,
+        tensorboard=settings.tensorboard,
+        say=say,
+    )
 
 
 def run_import(spec: ImportSpec, settings: JobSettings) -> None:
@@ -135,6 +143,7 @@ def job(
     seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, help="Of a training.")] = 0,
     device: Device = "auto",
     threads: Threads = None,
+    tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Of a training: write event files.")] = False,
     data: Data = DATA,
     results: Results = RESULTS_FOLDER,
     state: State = STATE,
@@ -142,9 +151,8 @@ def job(
     """Run one job of the pipeline from its resolved spec, as its rule does."""
     model, run = JOBS[registry.known("kind of job", kind, JOBS)]
     content = _content(spec, f"job {kind} --spec")
-    run(
-        checked(model, content, f"job {kind} --spec: "), JobSettings(Paths(data, results, state), seed, device, threads)
-    )
+    settings = JobSettings(Paths(data, results, state), seed, device, threads, tensorboard)
+    run(checked(model, content, f"job {kind} --spec: "), settings)
 
 
 def _content(spec: str, where: str) -> dict[str, Any]:

@@ -39,9 +39,14 @@ def report(params: Params = PARAMS, set_: Set = None, results: Results = RESULTS
 @app.command(rich_help_panel=RESULTS)
 def export(
     run: Annotated[
-        str | None, typer.Argument(metavar="RUN", help="A run, or a folder that `dynat evaluate` wrote.")
+        str | None,
+        typer.Argument(
+            metavar="RUN", help="Required: a run (dynat check lists them), or a folder that dynat evaluate wrote."
+        ),
     ] = None,
-    out: Annotated[Path | None, typer.Option(metavar="FOLDER", help="By default exports/<run>.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Folder to write. By default exports/<run>.")
+    ] = None,
     params: Params = PARAMS,
     set_: Set = None,
     results: Results = RESULTS_FOLDER,

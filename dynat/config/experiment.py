@@ -15,6 +15,9 @@ from dynat.config.names import AttackName, PresetName, RunName, refuse_false_nam
 from dynat.config.run import Run
 from dynat.config.specs import EvaluationSpec, ImportSpec, SanitySpec, TrainingSpec, TransferSpec, WithPlugins
 
+OTHER_ROWS = "Other runs"
+"""The title of the rows that no group names, where there are groups."""
+
 
 class Experiment(WithPlugins):
     """A preset with params.yaml merged over it: all that the DAG, a training or an attack may read."""
@@ -28,6 +31,8 @@ class Experiment(WithPlugins):
     """The third-party rows."""
     seeds: dict[str, Seeds]
     """The seeds of each row; (0,) for a checkpoint."""
+    groups: dict[str, tuple[str, ...]] = Field(default_factory=dict)
+    """Rows by the title under which tables list them."""
     attacks: Annotated[dict[AttackName, AttackConfig], Field(min_length=1)]
     sanity: SanityConfig = SanityConfig()
     threads: Threads = 1
@@ -55,9 +60,19 @@ class Experiment(WithPlugins):
         """What tables, evaluations and the report show: runs first, then checkpoints."""
         return {**self.runs, **self.checkpoints}
 
+    @property
+    def grouped(self) -> dict[str, list[str]]:
+        """Every row once, by title: the groups in their order, then the rows without one. Without groups the only title
+        is empty."""
+        groups = {title: [name for name in self.rows if name in names] for title, names in self.groups.items()}
+        inside = {name for names in groups.values() for name in names}
+        groups[OTHER_ROWS if inside else ""] = [name for name in self.rows if name not in inside]
+        return {title: names for title, names in groups.items() if names}
+
     def training(self, name: str) -> TrainingSpec:
         """What the trainings of a run read."""
         run = self.runs[registry.known("run", name, self.runs)]
+        run = run.model_copy(update={"tensorboard": False})  # it is passed beside: it is no part of the training
         return TrainingSpec(
             plugins=self.plugins, preset=self.preset, name=name, data=self.dataset.name, threat=self.threat, run=run
         )

@@ -37,6 +37,16 @@ def _names(value: Any) -> Any:
     return tuple(given)
 
 
+def _groups(value: Any) -> dict[str, list[str] | None]:
+    """Names by title; no name has two titles."""
+    groups: dict[str, list[str] | None] = {}
+    for title, names in _lines(value).items():
+        if not title.strip() or "\n" in title or len(title) > MAX_TITLE:
+            raise ValueError(f"the title '{shortened(title)}' should be one line of at most {MAX_TITLE} characters")
+        groups[title] = None if names is None else list(_names(names))
+    return groups
+
+
 def _attacks(value: Any) -> dict[str, Any] | list[str]:
     if isinstance(value, dict):
         section: dict[str, Any] = _lines(value)
@@ -46,7 +56,11 @@ def _attacks(value: Any) -> dict[str, Any] | list[str]:
     return list(_names(value))
 
 
+MAX_TITLE = 60
+"""Characters of a group's title, which is a line of the table."""
+
 Section = Annotated[dict[str, Any], BeforeValidator(_lines)]
+Groups = Annotated[dict[str, list[str] | None], PlainValidator(_groups)]
 Names = Annotated[tuple[str, ...], BeforeValidator(_names)]
 Attacks = Annotated[dict[str, Any] | list[str], PlainValidator(_attacks)]
 
@@ -74,6 +88,10 @@ class PresetInput(StrictModel):
     """The settings that all runs start from; see [training and runs](#training-and-runs)."""
     runs: Annotated[Section | None, LayerRows(Run)] = None
     """The trained rows of the table by name; see [training and runs](#training-and-runs)."""
+    groups: Groups | None = None
+    """Titles under which tables and the report list the runs, as in `Ablations: [dynat-kl-inner, dynat-beta-6]`; runs
+    without a title come last. With more than 12 runs, figures compare those of the first group. No effect on any
+    training."""
     checkpoints: Annotated[Section | None, LayerRows(Checkpoint)] = None
     """Third-party checkpoints as rows of the table by name; see [checkpoints](#checkpoints)."""
     attacks: Annotated[Attacks | None, LayerRows(AttackConfig)] = None

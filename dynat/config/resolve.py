@@ -33,7 +33,7 @@ def resolve(name: str, preset: PresetInput, given: PresetInput) -> Experiment:
     merged = preset.with_layer(given)
     registry.import_plugins(merged.plugins or ())
     threat = checked(ThreatModel, merged.threat or {}, "threat.")
-    attacks = {key: _attack(key, row, threat) for key, row in _attack_rows(preset, given).items()}
+    attacks = {key: resolve_attack(key, row, threat) for key, row in _attack_rows(preset, given).items()}
     if not attacks:
         raise ConfigError(f"attacks: name at least one: {', '.join(sorted(registry.ATTACKS))}, pgd-20, cw-20")
     runs, checkpoints = merged.runs or {}, merged.checkpoints or {}
@@ -45,8 +45,9 @@ def resolve(name: str, preset: PresetInput, given: PresetInput) -> Experiment:
             "preset": name,
             "dataset": checked(DatasetConfig, merged.dataset or {}, "dataset."),
             "threat": threat,
-            "runs": {key: _run(key, row, merged, threat) for key, row in selected.items()},
+            "runs": {key: resolve_run(key, row, merged, threat) for key, row in selected.items()},
             "checkpoints": {key: _checkpoint(key, row, runs) for key, row in checkpoints.items()},
+            "groups": _groups(merged.groups or {}, [*runs, *checkpoints], [*selected, *checkpoints]),
             "seeds": {key: _seeds(row, preset, given) for key, row in selected.items()} | dict.fromkeys(checkpoints, 0),
             "attacks": attacks,
             "sanity": checked(SanityConfig, merged.sanity or {}, "sanity."),
@@ -76,7 +77,23 @@ def _selected(runs: dict[str, Any], select: tuple[str, ...] | None, checkpoints:
     return {name: row for name, row in runs.items() if name in select}
 
 
-def _run(name: str, row: Any, merged: PresetInput, threat: ThreatModel) -> Run:
+def _groups(groups: Mapping[str, Any], known: list[str], chosen: list[str]) -> dict[str, tuple[str, ...]]:
+    """The groups with those of their rows that are in the experiment."""
+    title_of: dict[str, str] = {}
+    for title, names in groups.items():
+        for name in names or ():
+            where = f"groups.{shortened(title)}"
+            if name not in known:
+                raise ConfigError(f"{where}: unknown run '{shortened(name)}': {nearest(name, known)}")
+            if name in title_of:
+                raise ConfigError(f"{where}: '{shortened(name)}' is in the group '{title_of[name]}' already")
+            title_of[name] = title
+    present = {title: tuple(name for name in chosen if title_of.get(name) == title) for title in groups}
+    return {title: names for title, names in present.items() if names}
+
+
+def resolve_run(name: str, row: Any, merged: PresetInput, threat: ThreatModel) -> Run:
+    """The recipe of a row of `runs:`, started from `training:`."""
     where = f"runs.{shortened(name)}"
     _file_name(name, "run", where)
     row = _row(row, where)
@@ -147,7 +164,8 @@ def _headline(preset: PresetInput, given: PresetInput, attacks: Mapping[str, Any
     return list(attacks)[-1] if preset.headline is None or dropped else preset.headline
 
 
-def _attack(name: str, row: Any, threat: ThreatModel) -> AttackConfig:
+def resolve_attack(name: str, row: Any, threat: ThreatModel) -> AttackConfig:
+    """The attack of a row of `attacks:`, with the defaults that follow from its name and the threat model."""
     where = f"attacks.{shortened(name)}"
     _file_name(name, "attack", where)
     fields = {**attack_from_name(name), **_row(row, where)}

@@ -71,6 +71,9 @@ class Run(StrictModel):
     cuda_graph: bool = False
     """On a GPU, record the training step as a CUDA graph in every epoch and replay it. Where that fails, training
     continues without it and warns. No effect on a CPU."""
+    tensorboard: bool = Field(default=False, exclude=True)
+    """Write event files for TensorBoard to `state/tensorboard/`: the columns of `history.csv` after every epoch. Needs
+    the package: `pip install tensorboard`. It changes no number and repeats no training."""
     gpus: Annotated[Count, Field(le=64)] = 1
     """Number of processes that share every batch, one per GPU of the machine; it must divide `batch`. The result equals
     that of one process up to rounding; see [docs/performance.md](../docs/performance.md#several-gpus)."""

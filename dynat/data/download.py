@@ -6,9 +6,8 @@ import urllib.request
 from pathlib import Path
 from threading import Thread
 
-from tqdm import tqdm
-
 from dynat.runtime.files import atomic_write
+from dynat.runtime.progress import Progress
 
 WINDOW = 60.0
 """Seconds over which the rate is measured, and without a byte after which a connection fails."""
@@ -48,12 +47,13 @@ class _Download:
             request = urllib.request.Request(self.url, headers={"User-Agent": "dynat"})
             # r+b: a draft that was given up is not made again
             with urllib.request.urlopen(request, timeout=WINDOW) as answer, self.draft.open("r+b") as file:
-                total = int(answer.headers.get("Content-Length", 0)) or None
-                with tqdm(desc=self.url, total=total, unit="B", unit_scale=True, disable=None) as bar:
+                total = int(answer.headers.get("Content-Length", 0))
+                with Progress(f"data: {self.url}", total) as progress:
+                    progress.describe(lambda: f"{self.received / 1e6:.0f} MB")
                     # read1 returns what has arrived; read would wait for a whole block
                     while not self.given_up and (block := answer.read1(1 << 16)):
                         file.write(block)
                         self.received += len(block)
-                        bar.update(len(block))
+                        progress.advance(len(block))
         except Exception as error:  # raised where the caller is, by `run`
             self.error = error

@@ -27,7 +27,7 @@ def prepare(config: DatasetConfig) -> Dataset:
     path = Path(config.path)
     if (path / "train").is_dir():
         return folder.prepare(config, path)
-    by_class = folder.class_files(_test_folder(path))
+    by_class = test_files(path)
     test = folder.read_images(by_class, config.size, "test")
     none = LabeledImages(test.images[:0], torch.empty(0, dtype=torch.int64))
     return Dataset.from_splits(
@@ -44,7 +44,7 @@ def prepare(config: DatasetConfig) -> Dataset:
 def common_size(path: Path) -> int:
     """The side in pixels of all test images, if they are squares of one size; otherwise an error that asks for it."""
     sizes = set()
-    for files in folder.class_files(_test_folder(path)).values():
+    for files in test_files(path).values():
         for file in files:
             try:
                 with Image.open(file, formats=folder.FORMATS) as image:
@@ -60,6 +60,11 @@ def common_size(path: Path) -> int:
         )
     width, _ = sizes.pop()
     return int(width)
+
+
+def test_files(path: Path) -> dict[str, list[Path]]:
+    """Class name to its test images."""
+    return folder.class_files(_test_folder(path))
 
 
 def _test_folder(path: Path) -> Path:

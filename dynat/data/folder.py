@@ -18,11 +18,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
-from tqdm import tqdm
 
 from dynat.config import DatasetConfig
 from dynat.data.images import STRATIFIED, Dataset, LabeledImages, split, stratified
 from dynat.prepared import DataError
+from dynat.runtime.progress import Progress
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"}
 FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "GIF", "TIFF", "PPM")
@@ -115,9 +115,9 @@ def read_images(by_class: dict[str, list[Path]], size: int, part: str) -> Labele
     _check_memory(len(files), size, part)
     images = np.empty((len(files), size, size, 3), dtype=np.uint8)
     failures: list[str] = []
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        results = pool.map(partial(_decode, size=size), files)
-        for number, result in enumerate(tqdm(results, desc=part, total=len(files), unit="image", disable=None)):
+    with ThreadPoolExecutor(os.cpu_count()) as pool, Progress(f"data: {part} images", len(files)) as progress:
+        for number, result in enumerate(pool.map(partial(_decode, size=size), files)):
+            progress.advance()
             if isinstance(result, str):
                 failures.append(result)
             else:

@@ -29,13 +29,13 @@ STRATIFIED = f"stratified, seed {ORDER_SEED}"
 
 @dataclass(frozen=True, eq=False)
 class LabeledImages:
-    """Images (uint8, NCHW) and their labels (int64)."""
+    """Images (NCHW) and their labels (int64): bytes, or pixels in [0,1] that are no bytes."""
 
     images: Tensor
     labels: Tensor
 
     def __post_init__(self) -> None:
-        assert self.images.dtype == torch.uint8 and self.images.ndim == 4
+        assert self.images.dtype in (torch.uint8, torch.float32) and self.images.ndim == 4
         assert self.labels.dtype == torch.int64 and self.labels.shape == self.images.shape[:1]
 
     def __len__(self) -> int:
@@ -140,9 +140,8 @@ class Dataset:
 
 
 def to_pixels(images: Tensor) -> Tensor:
-    """Bytes 0..255 to float32 in [0,1]."""
-    assert images.dtype == torch.uint8
-    return images.to(torch.float32) / 255
+    """Bytes 0..255 to float32 in [0,1]; float32 is in [0,1] already."""
+    return images.to(torch.float32) / 255 if images.dtype == torch.uint8 else images
 
 
 def split(labels: Tensor, share: float, seed: int, classes: Sequence[str] = ()) -> tuple[Tensor, Tensor]:

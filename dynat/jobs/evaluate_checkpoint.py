@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +24,13 @@ from dynat.config import DatasetConfig, Experiment, SanityConfig, of_content, of
 from dynat.jobs.checkpoint_warnings import accuracy_warnings, architecture_warnings
 from dynat.jobs.evaluation import run_evaluation
 from dynat.jobs.evaluation_data import evaluation_data
-from dynat.jobs.import_checkpoint import file_digest, run_import
+from dynat.jobs.import_checkpoint import file_digest, load_checkpoint, run_import
 from dynat.jobs.sanity import run_sanity_checks
 from dynat.results.paths import SingleRunPaths
 from dynat.results.records import TrainingRecord, read_record
 from dynat.runtime.device import choose_device
 from dynat.runtime.errors import UserError
-from dynat.runtime.files import atomic_text
+from dynat.runtime.files import atomic_text, check_writable
 
 Say = Callable[[str], None]
 
@@ -63,9 +64,10 @@ def evaluate_checkpoint(
     """Evaluate a checkpoint into `paths.results`; an interrupted call resumes. The file of the table."""
     choose_device(device)
     # Refused before images are prepared.
-    _experiment(request, name, DatasetConfig(name="unknown", source="digits"))
+    checkpoint = _experiment(request, name, DatasetConfig(name="unknown", source="digits")).checkpoints[name]
     read_tensors(request.file)
-    dataset = evaluation_data(request.dataset, request.size, paths, say)
+    check_writable(paths.results, paths.state)
+    dataset = evaluation_data(request.dataset, request.size, paths, say, partial(load_checkpoint, checkpoint))
     experiment = _experiment(request, name, dataset)
     _refuse_other_results(experiment, name, request.file, paths)
     run_import(
@@ -139,7 +141,9 @@ def _write_table(experiment: Experiment, name: str, warnings: list[str], paths: 
     metrics = read_metrics(paths.run_files("", name))
     checkpoint = experiment.checkpoints[name]
     dataset = formatting.dataset_title(experiment.dataset.name)
-    parts = [f"{escape(checkpoint.file)} as {checkpoint.arch} on {dataset}", run_table.to_markdown(metrics)]
+    most = max(cell.n for cell in metrics.attacks.values())
+    images = formatting.test_images(most, metrics.dataset)
+    parts = [f"{escape(checkpoint.file)} as {checkpoint.arch} on {dataset}, {images}", run_table.to_markdown(metrics)]
     if checks := [f"* {check}" for check in run_table.sanity_checks(metrics)]:
         parts.append("\n".join(["Sanity checks:", "", *checks]))
     parts += [f"Warning: {escape(warning)}" for warning in [*warnings, *run_table.notices(metrics)]]

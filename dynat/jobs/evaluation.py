@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+import shutil
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
 
 import torch
 from pydantic import ValidationError
 from torch import nn
-from tqdm import tqdm
 
 from dynat import data, provenance
 from dynat.attacks import Evaluation, evaluate
+from dynat.attacks.cost import expected_cost
 from dynat.attacks.evaluation import CORRECT, MISCLASSIFIED
 from dynat.checkpoints.network import build_network
 from dynat.checkpoints.weights import load_weights
@@ -32,6 +32,7 @@ from dynat.results.weights import read_weights
 from dynat.runtime.device import choose_device
 from dynat.runtime.errors import UserError
 from dynat.runtime.files import atomic_text, check_writable
+from dynat.runtime.progress import Progress, duration
 
 
 def run_evaluation(
@@ -43,24 +44,25 @@ def run_evaluation(
     check_writable(run.outcome(spec.attack_name).parent)
     evaluations: dict[int, Evaluation] = {}
     digests: dict[int, str] = {}
-    for seed in spec.seeds:
-        model, weights = evaluator.network(spec.name, seed, spec.attack.weights)
-        total = spec.attack.images or len(evaluator.images)
-        with tqdm(total=total, desc=f"{spec.name} {spec.attack_name} seed {seed}", disable=None) as bar:
-            evaluations[seed], digests[seed] = evaluator.evaluate(
-                model, weights, spec.attack, progress=partial(_advance, bar)
-            )
-        correct = evaluations[seed].columns["correct"].float()
-        say(
-            f"{spec.name} seed {seed} under {spec.attack_name}: {100 * correct.mean():.1f} % of "
-            f"{len(correct)} images are correct, {evaluations[seed].seconds:.1f} s"
-        )
+    images = min(spec.attack.images or len(evaluator.images), len(evaluator.images))
+    title = f"{spec.name} {spec.attack_name}"
+    with Progress(title, expected_cost(spec.attack) * images * len(spec.seeds), say=say) as progress:
+        for seed in spec.seeds:
+            model, weights = evaluator.network(spec.name, seed, spec.attack.weights)
+            evaluations[seed], digests[seed] = evaluator.evaluate(model, weights, spec.attack, progress)
+            if len(spec.seeds) > 1:
+                took = duration(evaluations[seed].seconds)
+                progress.say(f"{spec.name} seed {seed} {spec.attack_name}: {_accuracy([evaluations[seed]])}, {took}")
     first = evaluations[spec.seeds[0]].examples
     examples = Examples(**{name: tensor.numpy() for name, tensor in first.items()})
     write_examples(run.examples(spec.attack_name), examples, evaluator.classes)
     parts = registry.attack_parts(spec.attack.kind)
     verdicts = {seed: _verdicts(evaluation, parts) for seed, evaluation in evaluations.items()}
-    return write_outcome(run, _record(spec, evaluations, digests, evaluator.device), verdicts)
+    written = write_outcome(run, _record(spec, evaluations, digests, evaluator.device), verdicts)
+    seeds = f", {len(spec.seeds)} seeds" if len(spec.seeds) > 1 else ""
+    took = duration(sum(evaluation.seconds for evaluation in evaluations.values()))
+    say(f"{title}: {_accuracy(list(evaluations.values()))}{seeds}, {took}")
+    return written
 
 
 class EvaluationKey(StrictModel):
@@ -101,7 +103,7 @@ class Evaluator:
         return model.to(self.device), name
 
     def evaluate(
-        self, model: nn.Module, weights: str, attack: AttackConfig, progress: Callable[[int], None]
+        self, model: nn.Module, weights: str, attack: AttackConfig, progress: Progress
     ) -> tuple[Evaluation, str]:
         """The evaluation of a network and its digest; resumes from the batches that are saved under that."""
         key = EvaluationKey(
@@ -120,18 +122,31 @@ class Evaluator:
 
 
 def _refuse_other_evaluation(state: Path, key: EvaluationKey) -> None:
-    """Refuse a folder of finished batches that was copied or renamed: it is of another evaluation."""
+    """Refuse a folder of finished batches that was copied or renamed: it is of another evaluation. Set it aside if its
+    key is damaged, and start again."""
     file = state / "key.json"
     if not any(state.glob("batch-*.pt")):
         atomic_text(file, key.model_dump_json(indent=2) + "\n")
         return
-    parts = list(EvaluationKey.model_fields)
     try:
-        saved = EvaluationKey.model_validate_json(file.read_text())
-        parts = [part for part in parts if getattr(saved, part) != getattr(key, part)]
-    except (OSError, ValidationError):
-        pass
-    if parts:
+        saved = EvaluationKey.model_validate_json(file.read_bytes())
+    except FileNotFoundError:
+        raise UserError(
+            f"{state}: holds verdicts, and there is no {file.name} that says of which evaluation; remove that folder "
+            "and call again"
+        ) from None
+    except ValidationError:
+        aside = state.with_name(f"{state.name}.damaged")
+        shutil.rmtree(aside, ignore_errors=True)
+        state.rename(aside)
+        print(
+            f"dynat: {file} is damaged: {state.name} renamed to {aside.name}, and its verdicts are not used",
+            file=sys.stderr,
+            flush=True,
+        )
+        atomic_text(file, key.model_dump_json(indent=2) + "\n")
+        return
+    if parts := [part for part in EvaluationKey.model_fields if getattr(saved, part) != getattr(key, part)]:
         raise UserError(
             f"{state}: holds verdicts of another evaluation: {', '.join(parts)} differ from this one; "
             f"remove that folder and call again"
@@ -156,8 +171,11 @@ def load_target(files: SeedFiles, weights: str = "best") -> tuple[nn.Module, str
     return model, hashlib.sha256(network.encode() + b"\0" + content).hexdigest()
 
 
-def _advance(bar: tqdm[Any], images: int) -> None:
-    bar.update(images)
+def _accuracy(evaluations: Sequence[Evaluation]) -> str:
+    """The mean accuracy over seeds, and of how many images."""
+    accuracies = [float(evaluation.columns["correct"].float().mean()) for evaluation in evaluations]
+    mean, images = sum(accuracies) / len(accuracies), len(evaluations[0].columns["correct"])
+    return f"accuracy {100 * mean:.1f} % on {images} images"
 
 
 def _verdicts(evaluation: Evaluation, parts: tuple[str, ...]) -> Verdicts:

@@ -20,12 +20,22 @@ from dynat.config.presets import PRESETS
 from dynat.data import evaluation_folder
 from dynat.results.paths import Paths
 from dynat.runtime.errors import UserError
+from dynat.runtime.files import check_writable
 
 Say = Callable[[str], None]
 
 
-def evaluation_data(name_or_path: str, size: int | None, paths: Paths, say: Say = print) -> DatasetConfig:
-    """The data set to evaluate on, prepared if it was not."""
+def evaluation_data(
+    name_or_path: str,
+    size: int | None,
+    paths: Paths,
+    say: Say = print,
+    check: Callable[[int, int], object] = lambda classes, channels: None,
+) -> DatasetConfig:
+    """The data set to evaluate on, prepared if it was not.
+
+    `check` is called with the number of classes and channels of an image folder before its images are read.
+    """
     path = Path(name_or_path).expanduser()
     if path.parent == paths.data and (path / data.INFO).exists():
         name_or_path = path.name
@@ -41,6 +51,7 @@ def evaluation_data(name_or_path: str, size: int | None, paths: Paths, say: Say 
             f"--dataset: unknown data set '{name_or_path}', and there is neither a folder of images of that name nor "
             f"{paths.dataset(name_or_path)}: {nearest(name_or_path, named)}"
         )
+    check(len(evaluation_folder.test_files(path)), 3)
     return _image_folder(path, size, paths, say)
 
 
@@ -64,13 +75,16 @@ def _image_folder(path: Path, size: int | None, paths: Paths, say: Say) -> Datas
     size = size or evaluation_folder.common_size(path)
     config = DatasetConfig(name="images", source="folder", path=str(path.resolve()), size=size)
     slug = re.sub(r"[^a-z0-9._-]+", "-", path.resolve().name.lower()).strip("-._") or "images"
-    config = config.model_copy(update={"name": f"{slug}-{digest(config, provenance.listing(config))[:8]}"})
+    config = config.model_copy(
+        update={"name": f"{slug}-{digest(config, provenance.listing(config, paths.listings))[:8]}"}
+    )
     folder = paths.dataset(config.name)
     try:
         prepared.read(folder)
     except UserError as error:
         if folder.exists():
             say(f"{error}: prepared again")
+        check_writable(folder)
         dataset = evaluation_folder.prepare(config)
         data.save(dataset, folder)
         say(f"{path}: prepared in {folder}, {size} x {size} pixels")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from dynat import data, models
 from dynat.checkpoints.third_party import ThirdPartyModel, load_third_party
-from dynat.config import ImportSpec, Normalization
+from dynat.config import Checkpoint, ImportSpec, Normalization
 from dynat.jobs.training import dataset_info, publish, versions
 from dynat.results.paths import Paths
 from dynat.results.records import ParameterCounts, TrainingRecord
@@ -29,9 +29,7 @@ def run_import(
     """
     images = data.load(paths.dataset(spec.data))
     checkpoint, file = spec.checkpoint, Path(spec.checkpoint.file)
-    model = models.build(checkpoint.arch, classes=len(images.classes), channels=images.channels)
-    given = Normalization(mean=checkpoint.mean, std=checkpoint.std)
-    loaded = load_third_party(model, file, channels=images.channels, normalization=given)
+    loaded = load_checkpoint(checkpoint, len(images.classes), images.channels)
     on_accepted()
     if loaded.dropped:
         count = len(loaded.dropped)
@@ -43,8 +41,15 @@ def run_import(
     files = paths.seed_files(spec.preset, spec.name, 0)
     trained = Trained(best_epoch=0, target=weights, guide=None, target_last=weights, history=[])
     publish(files, trained, _record(spec, images, loaded, file_digest(file)))
-    say(f"{spec.name}: {file} imported as {checkpoint.arch}, in {files.folder}")
+    say(f"{spec.name} import: {file} as {checkpoint.arch}, in {files.folder}")
     return files.folder
+
+
+def load_checkpoint(checkpoint: Checkpoint, classes: int, channels: int) -> ThirdPartyModel:
+    """The checkpoint of a config as a network for images of so many classes and channels, or a `UserError`."""
+    model = models.build(checkpoint.arch, classes=classes, channels=channels)
+    given = Normalization(mean=checkpoint.mean, std=checkpoint.std)
+    return load_third_party(model, Path(checkpoint.file), channels=channels, normalization=given)
 
 
 def file_digest(file: Path) -> str:

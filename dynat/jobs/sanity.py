@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from tqdm import tqdm
-
 from dynat.attacks import Evaluation
+from dynat.attacks.cost import expected_cost
 from dynat.attacks.gradients import count_zero_gradients
-from dynat.config import SanitySpec, digest
+from dynat.config import AttackConfig, SanitySpec, digest
 from dynat.jobs.evaluation import Evaluator
 from dynat.jobs.training import machine
 from dynat.results.paths import Paths
 from dynat.results.records import GradientCount, SanityRecord
 from dynat.results.sanity import SanityVerdicts, write_sanity
 from dynat.runtime.files import check_writable
+from dynat.runtime.progress import Progress, duration
 
 
 def run_sanity_checks(
@@ -28,22 +28,19 @@ def run_sanity_checks(
     verdicts: dict[tuple[int, str], SanityVerdicts] = {}
     evaluations: list[Evaluation] = []
     gradients: dict[int, GradientCount] = {}
-    for seed in spec.seeds:
-        model, weights = evaluator.network(spec.name, seed)
-        by_digest: dict[str, Evaluation] = {}  # two names may stand for the same attack
-        with tqdm(total=len(spec.attacks), desc=f"{spec.name} sanity checks seed {seed}", disable=None) as bar:
+    title = f"{spec.name} sanity"
+    by_digest = {digest(attack): attack for attack in spec.attacks.values()}  # two names may stand for the same attack
+    total = len(spec.seeds) * sum(_cost(attack, len(evaluator.images)) for attack in by_digest.values())
+    with Progress(title, total, say=say) as progress:
+        for seed in spec.seeds:
+            model, weights = evaluator.network(spec.name, seed)
+            found = {key: evaluator.evaluate(model, weights, attack, progress)[0] for key, attack in by_digest.items()}
             for name, attack in spec.attacks.items():
-                key = digest(attack)
-                if key not in by_digest:
-                    by_digest[key], _ = evaluator.evaluate(model, weights, attack, progress=lambda _: None)
-                verdicts[seed, name] = _verdicts(by_digest[key])
-                bar.update(1)
-        evaluations += by_digest.values()
-        fewest = min(attack.images or len(evaluator.images) for attack in spec.attacks.values())
-        zero, correct = count_zero_gradients(model, evaluator.images.first(fewest))
-        gradients[seed] = GradientCount(zero=zero, correct=correct)
-        seconds = sum(evaluation.seconds for evaluation in by_digest.values())
-        say(f"{spec.name} seed {seed}: {len(by_digest)} attacks for sanity checks, {seconds:.1f} s")
+                verdicts[seed, name] = _verdicts(found[digest(attack)])
+            evaluations += found.values()
+            fewest = min(attack.images or len(evaluator.images) for attack in spec.attacks.values())
+            zero, correct = count_zero_gradients(model, evaluator.images.first(fewest))
+            gradients[seed] = GradientCount(zero=zero, correct=correct)
     record = SanityRecord(
         plugins=spec.plugins,
         run=spec.name,
@@ -54,7 +51,13 @@ def run_sanity_checks(
         rejected_examples=sum(evaluation.rejected_examples for evaluation in evaluations),
         device=machine(evaluator.device),
     )
-    return write_sanity(run, record, verdicts)
+    written = write_sanity(run, record, verdicts)
+    say(f"{title}: {len(spec.attacks)} small attacks for its checks, {duration(record.seconds)}")
+    return written
+
+
+def _cost(attack: AttackConfig, images: int) -> float:
+    return expected_cost(attack) * min(attack.images or images, images)
 
 
 def _verdicts(evaluation: Evaluation) -> SanityVerdicts:

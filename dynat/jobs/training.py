@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import torch
@@ -13,15 +14,17 @@ from safetensors.torch import save
 import dynat
 from dynat import data, provenance
 from dynat.config import TrainingSpec, digest
+from dynat.jobs.epoch_log import EpochLog
 from dynat.nn.mixed_precision import compute_dtype
 from dynat.nn.numerics import set_training_numerics
-from dynat.results.history import write_history
+from dynat.results.history import Row, write_history
 from dynat.results.paths import Paths, SeedFiles
 from dynat.results.records import DatasetInfo, ParameterCounts, TrainingRecord, write_record
+from dynat.results.take_off import early_warnings, warnings
 from dynat.results.weights import file_sha256
 from dynat.runtime.device import choose_device
 from dynat.runtime.files import atomic_write, check_writable
-from dynat.runtime.progress import track
+from dynat.runtime.progress import Progress, duration
 from dynat.training import Trained, TrainingState, train
 from dynat.training.distributed import Distributed
 
@@ -32,13 +35,16 @@ def run_training(
     seed: int,
     paths: Paths,
     device: str = "auto",
+    tensorboard: bool = False,
     say: Callable[[str], None] = print,
 ) -> Path:
     """Train the run of `spec` and publish it; an interrupted training resumes from its state."""
     set_training_numerics(spec.run.precision)
     distributed = Distributed.from_environment()
     with distributed.process_group(choose_device(device)) as chosen:
-        return _train(spec, seed, paths, chosen, distributed, say if distributed.is_main else _silent)
+        if not distributed.is_main:
+            say = _silent
+        return _train(spec, seed, paths, chosen, distributed, say, tensorboard and distributed.is_main)
 
 
 def _train(
@@ -48,6 +54,7 @@ def _train(
     device: torch.device,
     distributed: Distributed,
     say: Callable[[str], None],
+    tensorboard: bool,
 ) -> Path:
     images = data.load(paths.dataset(spec.data))
     code = provenance.code_digest(provenance.training_sources(spec.run.method))
@@ -56,23 +63,40 @@ def _train(
     state = TrainingState(paths.training_state(name), say)
     files = paths.seed_files(spec.preset, spec.name, seed)
     check_writable(files.folder)
-    say(f"{spec.name} seed {seed}: {len(images.train)} images, {spec.run.epochs} epochs on {device}")
-    trained = train(
-        spec.run,
-        spec.threat,
-        images,
-        seed=seed,
-        device=device,
-        state=state,
-        distributed=distributed,
-        report=lambda row: say(epoch_line(row, spec.run.epochs)),
-        track=track if distributed.is_main else lambda steps, total, title: steps,
-    )
+    title = f"{spec.name} seed {seed}"
+    say(f"{title}: {len(images.train)} images, {spec.run.epochs} epochs on {device}")
+    dataset = dataset_info(images)
+    events = paths.tensorboard(spec.preset, spec.name, seed) if tensorboard else None
+    with (
+        Progress(title, spec.run.epochs, say=say, hidden=not distributed.is_main) as progress,
+        closing(EpochLog(files, spec.run.epochs, say=progress.say, events=events)) as log,
+    ):
+
+        def report(row: Row) -> None:
+            log.add(row)
+            for text in early_warnings(log.rows, spec.run.epochs, dataset):
+                progress.say(f"warning: {title}: {text}")
+
+        trained = train(
+            spec.run,
+            spec.threat,
+            images,
+            seed=seed,
+            device=device,
+            state=state,
+            distributed=distributed,
+            report=report,
+            resumed=log.resume,
+            progress=progress,
+        )
     if not distributed.is_main:
         return files.folder
     publish(files, trained, _record(spec, seed, images, trained, name, device))
     state.discard()
     say(f"best epoch {trained.best_epoch} of {spec.run.epochs}; written to {files.folder}")
+    say(f"{title}: {_result(spec, trained)}")
+    for text in warnings(trained.history, dataset):
+        say(f"warning: {title}: {text}")
     return files.folder
 
 
@@ -97,13 +121,12 @@ def publish(files: SeedFiles, trained: Trained, record: TrainingRecord) -> None:
     write_record(files.config, record.model_copy(update={"table": table, "weights": checksums}))
 
 
-def epoch_line(row: dict[str, float], epochs: int) -> str:
-    """An epoch as a line of a log."""
-    words = [f"epoch {row['epoch']:.0f}/{epochs}", f"loss {row['loss']:.3f}", f"lr {row['learning_rate']:g}"]
-    for name, title in (("label_accuracy", "labels"), ("clean", "clean"), ("pgd", "PGD")):
-        if name in row:
-            words.append(f"{title} {100 * row[name]:.1f} %")
-    return "  ".join([*words, f"{row['seconds']:.1f} s"])
+def _result(spec: TrainingSpec, trained: Trained) -> str:
+    """The training in a few words: its time, and the accuracy on the held-out images in the best epoch."""
+    best = trained.history[trained.best_epoch - 1]
+    took = duration(sum(row["seconds"] for row in trained.history))
+    pgd = f"PGD-{spec.run.validation.steps}"
+    return f"trained in {took}, clean {100 * best['clean']:.1f} %, {pgd} {100 * best['pgd']:.1f} %"
 
 
 def _record(
@@ -143,7 +166,13 @@ def dataset_info(images: data.Dataset) -> DatasetInfo:
         test=len(images.test),
         test_order=images.test_order,
         test_in_train=images.test_in_train,
+        largest_class=max(_largest_class(images.train), _largest_class(images.validation)),
     )
+
+
+def _largest_class(images: data.LabeledImages) -> float:
+    """The share of the most frequent class."""
+    return float(images.labels.bincount().max()) / len(images) if len(images) else 0.0
 
 
 def versions() -> dict[str, str]:

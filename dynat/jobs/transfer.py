@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-
-from tqdm import tqdm
 
 from dynat.attacks.transfer import transfer_verdicts
 from dynat.config import TransferSpec
@@ -15,6 +14,7 @@ from dynat.results.paths import Paths
 from dynat.results.records import TransferRecord
 from dynat.results.transfer import write_transfer
 from dynat.runtime.files import check_writable
+from dynat.runtime.progress import Progress
 
 
 def run_transfer(spec: TransferSpec, *, paths: Paths, device: str = "auto", say: Callable[[str], None] = print) -> Path:
@@ -25,9 +25,13 @@ def run_transfer(spec: TransferSpec, *, paths: Paths, device: str = "auto", say:
     images = evaluator.images.first(spec.attack.images or len(evaluator.images))
     models = {run: evaluator.network(run, seed)[0] for run, seed in spec.runs.items()}
     correct: dict[tuple[str, str], list[int]] = {}
-    for source in tqdm(models, desc="transfer", disable=None):
-        for target, verdicts in transfer_verdicts(models[source], models, images, spec.attack).items():
-            correct[source, target] = verdicts.int().tolist()
+    with Progress("transfer", len(models), say=say) as progress:
+        for source in models:
+            progress.describe(partial("images made against {}".format, source))
+            found = transfer_verdicts(models[source], models, images, spec.attack, progress)
+            for target, verdicts in found.items():
+                correct[source, target] = verdicts.int().tolist()
     record = TransferRecord(plugins=spec.plugins, runs=spec.runs, attack=spec.attack, device=machine(evaluator.device))
-    say(f"{len(images)} images made against each of {len(models)} runs, classified by all of them")
-    return write_transfer(files, record, images.labels.tolist(), correct)
+    written = write_transfer(files, record, images.labels.tolist(), correct)
+    say(f"transfer: {len(images)} images made against each of {len(models)} runs, classified by all of them")
+    return written

@@ -1,4 +1,4 @@
-"""A frozen copy of a network with BatchNorm folded into the convolutions, used by attacks.
+"""A frozen copy of a network with BatchNorm folded into the layers before it, used by attacks.
 
 The same function in evaluation mode, in fewer operations: w' = w s, b' = b - m s, with s = gamma / sqrt(variance +
 eps); convolutions are channels-last and compute in a chosen precision. An attack then runs neither BatchNorm nor casts
@@ -44,9 +44,10 @@ class FoldedModel(nn.Module):
         """Copy the weights of `net` by name, then fold. Foreach operations, so that depth costs few launches."""
         current = {**dict(net.named_parameters()), **dict(net.named_buffers())}
         copied = {**dict(self.net.named_parameters()), **dict(self.net.named_buffers())}
-        convolutions = [copied.pop(f"{name}.weight") for name in self.norms]
+        scaled = [copied.pop(f"{name}.weight") for name in self.norms]
         shifts = [copied.pop(f"{name}.bias") for name in self.norms]
-        torch._foreach_copy_(list(copied.values()), [current[name] for name in copied])
+        if copied:  # else all is folded, and foreach operations refuse empty lists
+            torch._foreach_copy_(list(copied.values()), [current[name] for name in copied])
         if not self.norms:
             return self
         gamma, beta, mean, variance = (
@@ -56,7 +57,8 @@ class FoldedModel(nn.Module):
         variance = list(torch._foreach_add(variance, [eps for _, eps in self.norms.values()]))
         scale = torch._foreach_mul(torch._foreach_rsqrt(variance), gamma)
         weights = [current[f"{name}.weight"] for name in self.norms]
-        torch._foreach_copy_(convolutions, torch._foreach_mul(weights, [s.view(-1, 1, 1, 1) for s in scale]))
+        factors = [s.view(-1, *[1] * (weight.dim() - 1)) for s, weight in zip(scale, weights, strict=True)]
+        torch._foreach_copy_(scaled, torch._foreach_mul(weights, factors))
         torch._foreach_copy_(shifts, torch._foreach_sub(beta, torch._foreach_mul(mean, scale)))
         return self
 
@@ -125,7 +127,7 @@ class _Tracer(fx.Tracer):
 
 
 def folded(net: nn.Module) -> tuple[nn.Module, dict[str, tuple[str, float]]]:
-    """`net` without the BatchNorms that follow a convolution, and which those were: {convolution: (norm, eps)}.
+    """`net` without the BatchNorms that can be folded, and which those were: {layer before it: (norm, eps)}.
 
     A network that cannot be traced, that shares weights or reads them elsewhere (one of a plug-in may) is returned
     unchanged, which costs only speed.
@@ -142,27 +144,37 @@ def folded(net: nn.Module) -> tuple[nn.Module, dict[str, tuple[str, float]]]:
     for node in list(graph.nodes):
         pair = _pair(node, modules)
         if pair is not None:
-            convolution, norm = pair
+            layer, norm = pair
             shift = torch.zeros_like(modules[norm].get_parameter("bias"))
-            modules[convolution].bias = nn.Parameter(shift, requires_grad=False)
-            norms[convolution] = norm, float(modules[norm].eps)
+            modules[layer].bias = nn.Parameter(shift, requires_grad=False)
+            norms[layer] = norm, float(modules[norm].eps)
             node.replace_all_uses_with(node.args[0])
             graph.erase_node(node)
     return fx.GraphModule(net, graph), norms
 
 
 def _pair(node: fx.Node, modules: dict[str, nn.Module]) -> tuple[str, str] | None:
-    """The names of a convolution without bias and of the BatchNorm that alone reads it, if `node` is that norm."""
+    """The names of a layer without bias and of the BatchNorm that alone reads it, if `node` is that norm."""
     before = node.args[0] if node.args else None
     if node.op != "call_module" or not isinstance(before, fx.Node) or before.op != "call_module":
         return None
-    norm, convolution = modules[str(node.target)], modules[str(before.target)]
-    # Exactly Conv2d: a subclass may make its weight from something else.
-    if not isinstance(norm, nn.modules.batchnorm._BatchNorm) or type(convolution) is not nn.Conv2d:
+    norm, layer = modules[str(node.target)], modules[str(before.target)]
+    # Exactly these types: a subclass may make its weight from something else.
+    if type(norm) is nn.BatchNorm1d:
+        suitable = type(layer) is nn.Linear and _is_flat(before.args[0], modules)
+    else:
+        suitable = isinstance(norm, nn.modules.batchnorm._BatchNorm) and type(layer) is nn.Conv2d
+    if not suitable:
         return None
     alone = len(before.users) == 1 and all(
         sum(other.target == one.target for other in node.graph.nodes) == 1 for one in (node, before)
     )
-    has_own_weight = "weight" in convolution._parameters and convolution.bias is None
+    has_own_weight = "weight" in layer._parameters and layer.bias is None
     foldable = has_own_weight and norm.affine and norm.running_var is not None
     return (str(before.target), str(node.target)) if alone and foldable else None
+
+
+def _is_flat(value: object, modules: dict[str, nn.Module]) -> bool:
+    """Whether `value` is known to have two dimensions. Of three, BatchNorm1d normalizes the second, not the last."""
+    flatten = modules[str(value.target)] if isinstance(value, fx.Node) and value.op == "call_module" else None
+    return type(flatten) is nn.Flatten and (flatten.start_dim, flatten.end_dim) == (1, -1)

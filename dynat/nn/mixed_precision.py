@@ -40,7 +40,7 @@ class MixedPrecision(nn.Module):
         self._compiled.clear()
 
     def surrogate(self) -> nn.Module:
-        """A frozen copy with BatchNorm folded into the convolutions, at the current weights; used by attacks."""
+        """A frozen copy with BatchNorm folded into the layers before it, at the current weights; used by attacks."""
         if not self._surrogate:
             self._surrogate.append(FoldedModel(self.net, self.dtype, compiled=bool(self._compiled)))
         return self._surrogate[0].refresh(self.net)

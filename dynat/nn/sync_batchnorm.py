@@ -9,14 +9,21 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 
-class CPUSyncBatchNorm(nn.BatchNorm2d):
+class CPUSyncBatchNorm(nn.modules.batchnorm._BatchNorm):
+    """For inputs of any number of dimensions; channels are the second."""
+
+    def _check_input_dim(self, input: Tensor) -> None:
+        pass
+
     def forward(self, input: Tensor) -> Tensor:
         if not self.training:
             return super().forward(input)
         size = dist.get_world_size()
-        mean: Tensor = _AllReduceSum.apply(input.mean((0, 2, 3))) / size  # type: ignore[no-untyped-call]
-        centered = input - mean.view(1, -1, 1, 1)
-        variance: Tensor = _AllReduceSum.apply(centered.square().mean((0, 2, 3))) / size  # type: ignore[no-untyped-call]
+        others = [dim for dim in range(input.dim()) if dim != 1]
+        shape = [-1 if dim == 1 else 1 for dim in range(input.dim())]
+        mean: Tensor = _AllReduceSum.apply(input.mean(others)) / size  # type: ignore[no-untyped-call]
+        centered = input - mean.view(shape)
+        variance: Tensor = _AllReduceSum.apply(centered.square().mean(others)) / size  # type: ignore[no-untyped-call]
         if self.track_running_stats:
             assert self.running_mean is not None and self.running_var is not None and self.momentum is not None
             assert self.num_batches_tracked is not None
@@ -25,7 +32,7 @@ class CPUSyncBatchNorm(nn.BatchNorm2d):
             self.running_mean.lerp_(mean.detach(), self.momentum)
             self.running_var.lerp_(variance.detach() * (count / (count - 1)), self.momentum)
         scale = self.weight * torch.rsqrt(variance + self.eps)
-        return torch.addcmul(self.bias.view(1, -1, 1, 1), centered, scale.view(1, -1, 1, 1))
+        return torch.addcmul(self.bias.view(shape), centered, scale.view(shape))
 
 
 class _AllReduceSum(torch.autograd.Function):

@@ -9,8 +9,8 @@ from dynat.config import Experiment
 from dynat.report import formatting
 from dynat.report.comparisons import Comparison, against, column_metrics
 from dynat.report.label_pairs import changed_fields, reference
-from dynat.report.markdown import markdown_table
-from dynat.report.tables import UPPER_BOUNDS, Table
+from dynat.report.markdown import escape, markdown_table
+from dynat.report.tables import UPPER_BOUNDS, Table, first_images
 from dynat.results.csv_files import csv_text
 from dynat.results.paths import ExperimentFiles
 from dynat.results.records import RunMetrics, Summary
@@ -79,7 +79,8 @@ def to_markdown(ablated: Ablations | None, table: Table) -> str:
         "these trained networks, so with one seed it is no verdict on the change itself."
     )
     bounds = [UPPER_BOUNDS] if any(marks[row.run] for row in ablated.rows) else []
-    return "\n\n".join([markdown_table(head, rows, right=range(2, len(head))), note, *bounds]) + "\n"
+    below = [note, *bounds, *first_images(table), *map(escape, table.warnings)]
+    return "\n\n".join([markdown_table(head, rows, right=range(2, len(head))), *below]) + "\n"
 
 
 def to_csv(ablated: Ablations | None) -> str:

@@ -10,6 +10,7 @@ from typing import Literal
 
 from dynat.config import Experiment
 from dynat.report.label_pairs import label_pairs
+from dynat.report.selection import compared, not_compared
 
 FORMATS = ("svg", "png")
 """Every figure is written in both."""
@@ -20,27 +21,34 @@ class FigureInfo:
     title: str
     embedded: Literal["svg", "png"] = "svg"
     """The format in which the page holds it: svg, or png where it consists of pixels."""
+    folded: bool = False
+    """Whether a page of many runs shows it only when it is opened."""
 
 
 FIGURES = {
     "tradeoff": FigureInfo("Clean accuracy against robust accuracy"),
+    "overview": FigureInfo("Accuracy of every run"),
     "epochs": FigureInfo("Accuracy over training"),
-    "labels": FigureInfo("Accuracy of the guide's labels"),
+    "labels": FigureInfo("Accuracy of the guide's labels", folded=True),
+    "curves": FigureInfo("Training of the other runs", folded=True),
     "pairs": FigureInfo("True labels against dynamic labels"),
-    "strength": FigureInfo("Accuracy against the strength of the attack"),
-    "transfer": FigureInfo("Transfer attacks"),
-    "classes": FigureInfo("Accuracy by class"),
-    "gallery": FigureInfo("Adversarial examples", embedded="png"),
+    "strength": FigureInfo("Accuracy against the strength of the attack", folded=True),
+    "transfer": FigureInfo("Transfer attacks", folded=True),
+    "classes": FigureInfo("Accuracy by class", folded=True),
+    "gallery": FigureInfo("Adversarial examples", embedded="png", folded=True),
 }
 
 
 def figures_of(experiment: Experiment) -> list[str]:
     """The figures that an experiment can have, in the order of the page."""
+    runs, shown, rest = experiment.runs, compared(experiment), not_compared(experiment)
     attacks, headline = experiment.attacks, experiment.attacks[experiment.headline]
     possible = {
         "tradeoff": "clean" in attacks and headline.kind != "clean",
-        "epochs": bool(experiment.runs),
-        "labels": any(run.guide for run in experiment.runs.values()),
+        "overview": bool(rest),
+        "epochs": any(name in runs for name in shown),
+        "labels": any(runs[name].guide for name in shown if name in runs),
+        "curves": any(name in runs for name in rest),
         "pairs": bool(label_pairs(experiment)),
         "strength": True,
         "transfer": len(experiment.rows) > 1,

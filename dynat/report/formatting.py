@@ -39,10 +39,10 @@ def dataset_title(name: str) -> str:
 
 
 def column_title(name: str) -> str:
-    counted = re.fullmatch(r"(pgd|cw|square)-(\d+)", name)
+    counted = re.fullmatch(r"(pgd|cw|square|autoattack)(-\d+.*)", name)
     if not counted:
         return COLUMNS.get(name, name)
-    return f"{COLUMNS.get(counted[1], counted[1].upper())}-{counted[2]}"
+    return COLUMNS.get(counted[1], counted[1].upper()) + counted[2]
 
 
 def method_title(row: Run | Checkpoint) -> str:
@@ -69,6 +69,13 @@ def image_order(dataset: DatasetInfo) -> str:
     """Which test images the first n are."""
     orders = {"official": "in the official order", "as given": "in the order of the files"}
     return orders.get(dataset.test_order, f"in a {dataset.test_order.partition(',')[0]} order")
+
+
+def test_images(n: int, dataset: DatasetInfo) -> str:
+    """How many test images, and which, if not all."""
+    if n >= dataset.test:
+        return f"{n:,} test images"
+    return f"the first {n:,} of {dataset.test:,} test images ({image_order(dataset)})"
 
 
 def decimals(n: int) -> int:

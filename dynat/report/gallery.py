@@ -67,8 +67,8 @@ def gallery(files: ExperimentFiles, experiment: Experiment, metrics: Mapping[str
     return Drawn(
         figure,
         f"Test images before and after {under} on {run}. Below the true class: the prediction on the clean "
-        f"image; at the bottom: on the adversarial one; ✓ is correct, ✗ is wrong. The change is amplified "
-        f"{factor:.3g} times around gray.",
+        f"image; at the bottom: on the adversarial one; ✓ is correct, ✗ is wrong. Where the attack failed, the image "
+        f"of its search with the smallest margin is shown. The change is amplified {factor:.3g} times around gray.",
     )
 
 

@@ -18,12 +18,22 @@ def to_tex(table: Table) -> str:
         r"    \toprule",
         *(f"    {line}" for line in tex_head(table)),
         r"    \midrule",
-        *(f"    {tex_row(row)}" for row in table.rows),
+        *(f"    {line}" for line in _body(table)),
         r"    \bottomrule",
         r"  \end{tabular}}",
         r"\end{table}",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _body(table: Table) -> list[str]:
+    """The rows, each group below a rule and its title."""
+    lines: list[str] = []
+    for title, rows in table.sections:
+        lines += [r"\midrule"] if lines else []
+        lines += [rf"\multicolumn{{{len(table.columns) + 2}}}{{l}}{{\emph{{{tex(title)}}}}} \\"] if title else []
+        lines += map(tex_row, rows)
+    return lines
 
 
 def tex_head(table: Table) -> list[str]:
@@ -57,6 +67,7 @@ _TEX = {
     "∞": r"$_\infty$",
     "ε": r"$\varepsilon$",
     "α": r"$\alpha$",
+    "β": r"$\beta$",
     "×": r"$\times$",
     "±": r"$\pm$",
     "–": "--",

@@ -248,7 +248,10 @@ def _about_data(data: DatasetInfo) -> str:
 def _recipe(exported: ExportedRun) -> str:
     config = exported.row.model_dump(mode="json")
     given = {key: value for key, value in config.items() if value not in (None, {}, [])}
-    return f"```yaml\n{yaml.safe_dump(given, sort_keys=False, allow_unicode=True, width=math.inf).strip()}\n```"
+    text = yaml.safe_dump(given, sort_keys=False, allow_unicode=True, width=math.inf).strip()
+    longest = max(map(len, re.findall("`+", text)), default=0)  # in the path of a checkpoint
+    fence = "`" * max(3, longest + 1)
+    return f"{fence}yaml\n{text}\n{fence}"
 
 
 def _cost(metrics: RunMetrics) -> list[str]:

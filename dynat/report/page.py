@@ -16,32 +16,29 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 import dynat
-from dynat.config import Experiment, Run, registry
-from dynat.report import formatting
+from dynat.config import Checkpoint, Experiment, Run, registry
+from dynat.report import formatting, page_tables
 from dynat.report.comparisons import WORST, best_runs
 from dynat.report.figure_list import FIGURES
-from dynat.report.tables import Table, notes
+from dynat.report.selection import MANY, not_compared
+from dynat.report.tables import Row, Table, notes
 from dynat.results.paths import ExperimentFiles
 from dynat.results.records import RunMetrics, TrainingMetrics
 from dynat.results.sanity import TITLES as CHECKS
+
+NAMED = 4
+"""So many runs are named in a sentence."""
 
 
 @dataclass(frozen=True)
 class FigureView:
     """A figure of the page."""
 
+    name: str
     title: str
     address: Markup
     caption: str
-
-
-@dataclass(frozen=True)
-class PartsView:
-    """An attack that consists of several: accuracy after every part, run by run."""
-
-    title: str
-    parts: list[str]
-    runs: dict[str, list[str]]
+    folded: bool
 
 
 @dataclass(frozen=True)
@@ -96,6 +93,7 @@ def render(
     )
     environment.filters["duration"] = formatting.duration
     environment.filters["marked"] = marked
+    many = len(table.rows) > MANY
     return environment.get_template("page.html").render(
         preset=experiment.preset,
         dataset=formatting.dataset_title(experiment.dataset.name),
@@ -109,11 +107,16 @@ def render(
         notes=notes(table),
         worst=_worst_attacks(experiment, metrics) if _has_worst(table) else "",
         headline_column=experiment.headline,
+        worst_column=WORST,
+        many=many,
         check_titles=CHECKS,
-        checked_runs={run: m.sanity.checks for run, m in metrics.items() if m.sanity},
-        in_parts=_in_parts(experiment, metrics),
+        sanity=page_tables.sanity(experiment, metrics),
+        in_parts=page_tables.in_parts(experiment, metrics),
+        left_out=page_tables.left_out(files, experiment, metrics) if not_compared(experiment) else [],
         figures=[
-            FigureView(info.title, _address(files.figure(name, info.embedded)), captions[name])
+            FigureView(
+                name, info.title, _address(files.figure(name, info.embedded)), captions[name], many and info.folded
+            )
             for name, info in FIGURES.items()
             if name in captions
         ],
@@ -121,7 +124,10 @@ def render(
         devices=formatting.listing(
             dict.fromkeys(cell.cost.device for m in metrics.values() for cell in m.attacks.values())
         ),
-        runs=[_run(name, experiment, metrics[name]) for name in experiment.rows],
+        runs={
+            group: [_run(row, experiment.rows[row.run], metrics[row.run]) for row in rows]
+            for group, rows in table.sections
+        },
     )
 
 
@@ -131,9 +137,10 @@ def headline(experiment: Experiment, metrics: Mapping[str, RunMetrics], table: T
     best = best_runs(metrics, name)
     cell = metrics[best[0]].attacks[name]
     number = f"{formatting.percent(cell.accuracy, cell.n)} %"
+    images = formatting.test_images(cell.n, metrics[best[0]].dataset)
     on = "On clean images" if name == "clean" else f"Under {formatting.column_title(name)}"
     if len(metrics) == 1:
-        return f"{on}, `{best[0]}` classifies correctly {number} of {cell.n:,} test images"
+        return f"{on}, `{best[0]}` classifies correctly {number} of {images}"
     if len(best) > 1:
         return f"{on}, {_runs(best)} share the highest accuracy, {number}"
     first = f"{on}, `{best[0]}` is highest with {number}"
@@ -149,8 +156,10 @@ def headline(experiment: Experiment, metrics: Mapping[str, RunMetrics], table: T
 
 def beside(experiment: Experiment, metrics: Mapping[str, RunMetrics], table: Table) -> str:
     """The sentences below the headline: its interval, and the best run against all attacks at once."""
-    cell = metrics[best_runs(metrics, experiment.headline)[0]].attacks[experiment.headline]
-    interval = f"The 95 % interval of that accuracy, over {cell.n:,} images, is {formatting.interval(cell)} %."
+    best = metrics[best_runs(metrics, experiment.headline)[0]]
+    cell = best.attacks[experiment.headline]
+    images = formatting.test_images(cell.n, best.dataset)
+    interval = f"The 95 % interval of that accuracy, over {images}, is {formatting.interval(cell)} %."
     return f"{interval} {_worst_sentence(metrics, table)}".strip()
 
 
@@ -160,7 +169,14 @@ def marked(text: str) -> Markup:
 
 
 def _runs(names: Sequence[str]) -> str:
-    return formatting.listing(f"`{name}`" for name in names)
+    """The names in a sentence; of many, the first and how many more."""
+    return formatting.listing(_first([f"`{name}`" for name in names], "other runs"))
+
+
+def _first(items: Sequence[str], others: str) -> list[str]:
+    """The items; of many, the first and how many others."""
+    more = len(items) - NAMED
+    return [*items[:NAMED], f"{more} {others}"] if more > 1 else list(items)
 
 
 def _tests(column: str, table: Table) -> tuple[list[str], list[str]]:
@@ -187,19 +203,29 @@ def _has_worst(table: Table) -> bool:
 
 
 def _warnings(metrics: Mapping[str, RunMetrics]) -> list[str]:
-    """What the attacks warned of, and what makes the sanity checks doubtful."""
+    """Trainings that did not take off, what the attacks warned of, and what makes the sanity checks doubtful: every
+    warning once, after the places that gave it."""
+    trainings = [
+        (warning, f"{run}, training with seed {seed}")
+        for run, m in metrics.items()
+        for seed, training in m.training.items()
+        for warning in training.warnings
+    ]
     attacks = [
-        f"{run}, {formatting.column_title(name)}: {warning}"
+        (warning, f"{run}, {formatting.column_title(name)}")
         for run, m in metrics.items()
         for name, cell in m.attacks.items()
         for warning in cell.warnings
     ]
     checks = [
-        f"{run}, sanity checks and transfer: {warning}"
+        (warning, f"{run}, sanity checks and transfer")
         for run, m in metrics.items()
         for warning in (m.sanity.warnings if m.sanity else ())
     ]
-    return [*attacks, *checks]
+    places: dict[str, list[str]] = {}
+    for warning, place in (*trainings, *attacks, *checks):
+        places.setdefault(warning, []).append(place)
+    return [f"{'; '.join(_first(where, 'more'))}: {warning}" for warning, where in places.items()]
 
 
 def _worst_attacks(experiment: Experiment, metrics: Mapping[str, RunMetrics]) -> str:
@@ -212,22 +238,6 @@ def _address(file: Path) -> Markup:
     kind = "image/png" if file.suffix == ".png" else "image/svg+xml"
     content = base64.b64encode(file.read_bytes()).decode()
     return Markup(f"data:{kind};base64,{content}")
-
-
-def _in_parts(experiment: Experiment, metrics: Mapping[str, RunMetrics]) -> list[PartsView]:
-    """The attacks that consist of several."""
-    return [
-        PartsView(
-            title=formatting.column_title(name),
-            parts=[formatting.column_title(part) for part in registry.attack_parts(attack.kind)],
-            runs={
-                run: [formatting.percent(share, cell.n) for share in cell.accuracy_after.values()]
-                for run, cell in ((run, m.attacks[name]) for run, m in metrics.items())
-            },
-        )
-        for name, attack in experiment.attacks.items()
-        if len(registry.attack_parts(attack.kind)) > 1
-    ]
 
 
 def _attack(name: str, experiment: Experiment, metrics: Mapping[str, RunMetrics]) -> AttackView:
@@ -256,16 +266,15 @@ def _attack(name: str, experiment: Experiment, metrics: Mapping[str, RunMetrics]
     )
 
 
-def _run(name: str, experiment: Experiment, metrics: RunMetrics) -> RunView:
-    row = experiment.rows[name]
+def _run(shown: Row, row: Run | Checkpoint, metrics: RunMetrics) -> RunView:
     parameters = next(iter(metrics.training.values())).parameters
     network = row.target if isinstance(row, Run) else row.arch
     networks = [f"target {network} ({parameters.target:,} parameters)"]
     if isinstance(row, Run) and row.guide:
         networks.append(f"guide {row.guide} ({parameters.guide:,})")
     return RunView(
-        name=name,
-        method=formatting.method_title(row),
+        name=shown.run,
+        method=shown.method,
         networks=", ".join(networks),
         seeds=[
             SeedView(

@@ -25,7 +25,9 @@ def pairs(experiment: Experiment, metrics: Mapping[str, RunMetrics]) -> Drawn | 
     figure, panels = plotting.canvas(
         height, title, "Test accuracy; bars end at the mean over seeds, lines are 95 % Wilson intervals", len(attacks)
     )
-    color = plotting.colors(experiment.rows)
+    figure.subplots_adjust(left=plotting.room(name for pair in paired for name in pair), wspace=0.08)
+    color = plotting.colors_of(experiment)
+    ticks = [place + shift for place in range(len(paired)) for shift in (-HEIGHT / 2, HEIGHT / 2)]
     for panel, attack in zip(panels, attacks, strict=True):
         for place, pair in enumerate(paired):
             for name, shift, dark in zip(pair, (-HEIGHT / 2, HEIGHT / 2), (False, True), strict=True):
@@ -33,15 +35,17 @@ def pairs(experiment: Experiment, metrics: Mapping[str, RunMetrics]) -> Drawn | 
                 at, shade = place + shift, color[pair[1]]
                 panel.barh(at, cell.mean, HEIGHT * 0.92, color=shade, alpha=0.95 if dark else 0.35, lw=0)
                 panel.hlines(at, cell.low, cell.high, color=INK, lw=1.1)
-                panel.text(0.012, at, f"{formatting.percent(cell.mean, cell.n)}  {name}", va="center", size=8.5,
-                           color="white" if dark else INK, path_effects=None)  # fmt: skip
-        panel.set_yticks([])
+                panel.text(cell.high + 0.015, at, formatting.percent(cell.mean, cell.n), va="center", size=8.5)
+        panel.set_yticks(ticks, [])
+        panel.tick_params(axis="y", length=0)
+        panel.grid(visible=False, axis="y")
         panel.set_ylim(len(paired) - 0.5, -0.5)
-        panel.set_xlim(0, 1)
+        panel.set(xlim=(0, 1.14), xticks=[0, 0.2, 0.4, 0.6, 0.8, 1])
         panel.set_title(
             "Clean images" if attack == "clean" else f"Under {formatting.column_title(attack)}", color=FAINT
         )
         plotting.percent_axis(panel.xaxis)
+    panels[0].set_yticks(ticks, [name for pair in paired for name in pair], size=8.5, color=INK)
     return Drawn(
         figure,
         "Each pair is one method twice, the same but for the labels of the adversarial images: true labels (light), or "

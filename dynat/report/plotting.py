@@ -1,5 +1,4 @@
-"""What all figures share: one style, one color per run, labels that do not overlap, files that are the same bytes for
-the same numbers."""
+"""What all figures share: one style, one color per run, files that are the same bytes for the same numbers."""
 
 from __future__ import annotations
 
@@ -13,11 +12,10 @@ import seaborn as sns
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patheffects import withStroke
 from matplotlib.ticker import PercentFormatter
-from matplotlib.transforms import Bbox
 
-from dynat.config import Checkpoint, Run
+from dynat.config import Checkpoint, Experiment, Run
+from dynat.report.selection import compared, not_compared
 from dynat.runtime.files import atomic_text, atomic_write
 
 WIDTH = 9.0
@@ -28,10 +26,7 @@ RIGHT, WRONG = "#0072b2", "#d55e00"
 
 # Okabe and Ito's colors that are visible as a line on white, then four of Tol's; safe for color blindness.
 DYNAMIC, COUPLED, UNDEFENDED = "#d55e00", "#0072b2", "#7f8794"
-OTHERS = ("#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#332288", "#882255", "#999933", "#44aa99", "#000000")
-
-HALO = [withStroke(linewidth=3, foreground="white")]
-"""Keeps a name readable over a line."""
+OTHERS = ("#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#332288", "#882255", "#999933", "#44aa99", "#000000", "#661100")
 
 STYLE: dict[Any, Any] = {
     **sns.axes_style("ticks"),
@@ -65,6 +60,12 @@ class Drawn:
 
     figure: Figure
     caption: str
+
+
+def colors_of(experiment: Experiment) -> dict[str, str]:
+    """The color of each row in every figure: those that figures compare have different ones."""
+    rows = experiment.rows
+    return colors({name: rows[name] for name in (*compared(experiment), *not_compared(experiment))})
 
 
 def colors(rows: Mapping[str, Run | Checkpoint]) -> dict[str, str]:
@@ -116,119 +117,22 @@ def matrix_axes(axes: Axes, *, slanted: bool) -> None:
     axes.tick_params(axis="x", rotation=30 if slanted else 0)
 
 
-def end_labels(axes: Axes, ends: Sequence[tuple[float, str, str, float]]) -> None:
-    """Names right of the lines that end at the heights given as (height, name, color, opacity), pushed apart.
-
-    Limits of the axes must be final.
-    """
-    bottom, top = axes.get_ylim()
-    wide, high = axes.get_position().size * axes.figure.get_size_inches()  # type: ignore[union-attr]
-    gap = 0.165 / high
-    if len(ends) * gap > 1:  # more names than room: closer, rather than beyond the axes
-        gap = 1 / len(ends)
-    ordered = sorted(ends, key=lambda end: end[0])
-    heights = [(end[0] - bottom) / (top - bottom) for end in ordered]
-    leader = {"arrowstyle": "-", "alpha": 0.5, "lw": 0.7, "shrinkA": 1, "shrinkB": 0, "relpos": (0, 0.5)}
-    for (_, name, color, opacity), true, shown in zip(ordered, heights, spread(heights, gap), strict=True):
-        axes.annotate(
-            name,
-            xy=(1.0, true),
-            xytext=(1 + 0.17 / wide, shown),
-            xycoords="axes fraction",
-            textcoords="axes fraction",
-            va="center",
-            size=9,
-            color=color,
-            alpha=max(opacity, 0.9),
-            weight="bold" if opacity == 1 else "normal",
-            arrowprops={**leader, "color": color},
-            annotation_clip=False,
-        )
+def grid(height: float, title: str, subtitle: str, lines: int, columns: int) -> tuple[Figure, list[Axes]]:
+    """A figure of many small axes, all on the same scale, line by line."""
+    figure, (first,) = canvas(height, title, subtitle)
+    first.remove()
+    axes = figure.subplots(lines, columns, squeeze=False)
+    figure.subplots_adjust(left=0.06, top=1 - 1.05 / height, bottom=0.3 / height, wspace=0.1, hspace=0.5)
+    return figure, list(axes.flat)
 
 
-def spread(heights: Sequence[float], gap: float) -> list[float]:
-    """Ascending heights in [0,1] moved as little as needed to be `gap` apart and to stay in [0,1]: touching
-    ones share their center."""
-    groups: list[list[float]] = []  # [sum of heights, how many]
-    for height in heights:
-        groups.append([height, 1])
-        while len(groups) > 1 and _low(groups[-1], gap) < _high(groups[-2], gap) + gap:
-            total, many = groups.pop()
-            groups[-1] = [groups[-1][0] + total, groups[-1][1] + many]
-    return [_low(group, gap) + place * gap for group in groups for place in range(int(group[1]))]
-
-
-def _low(group: Sequence[float], gap: float) -> float:
-    reach = gap * (group[1] - 1)
-    return max(0.0, min(1.0 - reach, group[0] / group[1] - reach / 2))
-
-
-def _high(group: Sequence[float], gap: float) -> float:
-    return _low(group, gap) + gap * (group[1] - 1)
-
-
-def point_labels(axes: Axes, points: Sequence[tuple[float, float, str, str]]) -> None:
-    """Names beside points (x, y, name, color), each where it covers least: greedy over places around it."""
-    axes.autoscale_view()  # settles the limits, on which the places of points depend
-    renderer = axes.figure._get_renderer()  # type: ignore[union-attr]
-    frame = axes.get_window_extent(renderer)
-    centers = [axes.transData.transform((x, y)) for x, y, _, _ in points]
-    taken = [Bbox.from_bounds(x - 12, y - 12, 24, 24) for x, y in centers]
-    places = [(dx, dy, ha) for r in (9, 20, 32) for dx, dy, ha in _around(r)]
-    for x, y, name, color in points:
-        best: tuple[float, Any, Any] | None = None
-        for rank, (dx, dy, ha) in enumerate(places):
-            label = axes.annotate(
-                name,
-                (x, y),
-                (dx, dy),
-                textcoords="offset points",
-                ha=ha,
-                va="center",
-                size=9.5,
-                weight="bold",
-                color=color,
-                path_effects=HALO,
-            )
-            box = label.get_window_extent(renderer)
-            outside = box.width * box.height - _overlap(box, frame)
-            cost = sum(_overlap(box, other) for other in taken) + 4 * outside + 4 * rank
-            if best is None or cost < best[0]:
-                if best is not None:
-                    best[1].remove()
-                best = (cost, label, box)
-            else:
-                label.remove()
-        assert best is not None
-        taken.append(best[2])
-
-
-def side_list(axes: Axes, entries: Sequence[tuple[str, str, str]]) -> None:
-    """Right of the axes, from the top: what each number (number, name, color) stands for."""
-    wide, high = axes.get_position().size * axes.figure.get_size_inches()  # type: ignore[union-attr]
-    for line, (number, name, color) in enumerate(entries):
-        place: dict[str, Any] = {"transform": axes.transAxes, "size": 9, "color": color, "va": "top", "clip_on": False}
-        axes.text(1 + 0.32 / wide, 1 - line * 0.19 / high, number, ha="right", weight="bold", **place)
-        axes.text(1 + 0.40 / wide, 1 - line * 0.19 / high, name, **place)
-
-
-def _around(radius: float) -> list[tuple[float, float, str]]:
-    up = radius * 0.9
-    return [
-        (radius, up, "left"),
-        (radius, -up, "left"),
-        (-radius, up, "right"),
-        (-radius, -up, "right"),
-        (0, up + 4, "center"),
-        (0, -up - 4, "center"),
-        (radius + 2, 0, "left"),
-        (-radius - 2, 0, "right"),
-    ]
-
-
-def _overlap(first: Bbox, second: Bbox) -> float:
-    shared = Bbox.intersection(first, second)
-    return 0.0 if shared is None else float(shared.width * shared.height)
+def key(figure: Figure, entries: Sequence[tuple[str, str]]) -> None:
+    """What each color (title, color) stands for, in a line below the subtitle."""
+    height, renderer = figure.get_figheight(), figure._get_renderer()  # type: ignore[attr-defined]
+    left = 0.012
+    for title, color in entries:
+        text = figure.text(left, 1 - 0.6 / height, f"● {title}", size=9, weight="bold", color=color, va="top")
+        left += text.get_window_extent(renderer).width / figure.bbox.width + 0.02
 
 
 def save(figure: Figure, svg: Path, png: Path) -> None:

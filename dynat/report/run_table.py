@@ -19,8 +19,12 @@ def to_markdown(metrics: RunMetrics) -> str:
 
 
 def notices(metrics: RunMetrics) -> list[str]:
-    """What the attacks reported: their warnings, and adversarial examples that verification rejected."""
-    texts = []
+    """Trainings that did not take off, warnings of the attacks, and adversarial examples that verification rejected."""
+    texts = [
+        f"training with seed {seed}: {warning}"
+        for seed, training in metrics.training.items()
+        for warning in training.warnings
+    ]
     for name, cell in metrics.attacks.items():
         title = formatting.column_title(name)
         texts += [f"{title} warned: {warning}" for warning in cell.warnings]

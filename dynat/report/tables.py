@@ -1,18 +1,19 @@
 """The main table, built once and written three ways: tidy CSV, Markdown, and LaTeX for booktabs.
 
-A row per run in the order of the preset, a column per attack, then the worst case. Bold is the best of a column; a
-dagger marks a run that a paired test cannot distinguish from the best.
+A row per run, grouped and ordered as in the preset, a column per attack, then the worst case. Bold is the best of a
+column; a dagger marks a run that a paired test cannot distinguish from the best.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from dynat.config import Experiment
 from dynat.report import formatting
 from dynat.report.comparisons import LEVEL, WORST, Comparison, best_runs, column_metrics
 from dynat.report.markdown import escape, markdown_table
+from dynat.report.selection import row_titles
 from dynat.results.csv_files import csv_text
 from dynat.results.records import RunMetrics, Summary
 
@@ -93,6 +94,8 @@ class Row:
     """In the order of the columns; None where there is no outcome."""
     failed: tuple[str, ...] = ()
     """Sanity checks that the run failed, by name."""
+    group: str = ""
+    """The title under which the row is listed; empty in an experiment without groups."""
 
     @property
     def mark(self) -> str:
@@ -120,31 +123,44 @@ class Table:
                     yield row, column, cell
 
     @property
+    def sections(self) -> list[tuple[str, tuple[Row, ...]]]:
+        """The rows by the title of their group; a single one without a title in an experiment without groups."""
+        titles = dict.fromkeys(row.group for row in self.rows)
+        return [(title, tuple(row for row in self.rows if row.group == title)) for title in titles]
+
+    def only(self, runs: Collection[str]) -> Table:
+        """The same table with these rows only; marks still refer to the best run of all."""
+        return replace(self, rows=tuple(row for row in self.rows if row.run in runs))
+
+    @property
     def marks(self) -> set[str]:
         return {cell.mark for _, _, cell in self.cells()} | {row.mark for row in self.rows}
 
 
 def build(experiment: Experiment, metrics: Mapping[str, RunMetrics], comparisons: Sequence[Comparison]) -> Table:
-    """The table of an experiment from the metrics of its runs."""
+    """The table of an experiment from the metrics of its runs; a run without metrics is a row of dashes."""
     against = {(c.column, c.run): c for c in comparisons}
     names = columns(experiment, metrics)
     best = {name: best_runs(metrics, name) for name in names}
 
     def cell(run: str, column: str) -> Cell | None:
-        summary = column_metrics(metrics[run], column)
+        summary = column_metrics(metrics[run], column) if run in metrics else None
         return Cell(summary, run in best[column], against.get((column, run))) if summary else None
 
     images = _test_images(metrics)
+    titles = row_titles(experiment)
     return Table(
         columns=tuple(_column(name, experiment, metrics, images) for name in names),
         rows=tuple(
             Row(
-                name,
-                formatting.method_title(row),
-                tuple(cell(name, column) for column in names),
-                metrics[name].failed_checks,
+                run,
+                titles[run],
+                tuple(cell(run, column) for column in names),
+                metrics[run].failed_checks if run in metrics else (),
+                group,
             )
-            for name, row in experiment.rows.items()
+            for group, runs in experiment.grouped.items()
+            for run in runs
         ),
         about=_about(experiment, metrics, images),
         shape=_shape(metrics),
@@ -160,7 +176,7 @@ def columns(experiment: Experiment, metrics: Mapping[str, RunMetrics]) -> list[s
 
 
 CSV_COLUMNS = (
-    *("run", "method", "attack", "accuracy", "low", "high", "mean", "std", "n", "seeds"),
+    *("run", "group", "method", "attack", "accuracy", "low", "high", "mean", "std", "n", "seeds"),
     *("best", "compared_with", "p", "p_corrected", "failed_checks"),
 )
 
@@ -172,7 +188,7 @@ def to_csv(table: Table) -> str:
         m, test = cell.metrics, cell.comparison
         rows.append(
             (
-                *(row.run, row.method, column.name),
+                *(row.run, row.group, row.method, column.name),
                 *(m.accuracy, m.low, m.high, m.mean, m.std, m.n, " ".join(map(str, m.seeds))),
                 *(cell.best, test and test.best, test and test.p, test and test.p_corrected),
                 " ".join(row.failed),
@@ -190,7 +206,10 @@ def to_markdown(table: Table) -> str:
         return f"{value}{cell.mark}{precision}"
 
     head = ["Run", "Method", *(column.heading for column in table.columns)]
-    rows = [[f"`{row.run}`{row.mark}", escape(row.method), *map(shown, row.cells)] for row in table.rows]
+    rows: list[list[str]] = []
+    for title, of_group in table.sections:
+        rows += [[f"**{escape(title)}**", *[""] * (len(head) - 1)]] if title else []
+        rows += [[f"`{row.run}`{row.mark}", escape(row.method), *map(shown, row.cells)] for row in of_group]
     body = markdown_table(head, rows, right=range(2, len(head)))
     return "\n\n".join([body, f"{table.about} {table.shape}", *notes(table), *map(escape, table.warnings)]) + "\n"
 
@@ -205,12 +224,17 @@ def notes(table: Table) -> list[str]:
         UNTESTED: f"{UNTESTED} no seed in common with the best of its column, so not tested.",
     }
     shown = [text for mark, text in texts.items() if mark in table.marks]
-    if any(column.fewer for column in table.columns):
-        shown.append(
-            f"A column with an n of its own is about the first n test images, {table.order}: compare the runs in it, "
-            "not the column with the others."
-        )
-    return shown
+    return [*shown, *first_images(table)]
+
+
+def first_images(table: Table) -> list[str]:
+    """Which images a column with an n of its own is about; empty where there is none."""
+    if not any(column.fewer for column in table.columns):
+        return []
+    return [
+        f"A column with an n of its own is about the first n test images, {table.order}: compare the runs in it, not "
+        "the column with the others."
+    ]
 
 
 def _warnings(metrics: Mapping[str, RunMetrics]) -> tuple[str, ...]:
@@ -247,13 +271,13 @@ def _column(name: str, experiment: Experiment, metrics: Mapping[str, RunMetrics]
 
 
 def _about(experiment: Experiment, metrics: Mapping[str, RunMetrics], images: int) -> str:
-    seeds = [len(m.seeds) for m in metrics.values()]
+    seeds, dataset = [len(m.seeds) for m in metrics.values()], next(iter(metrics.values())).dataset
     limited = any(cell.n < images for m in metrics.values() for cell in m.attacks.values())
     worst = " Worst case: images that are correct under every attack." if WORST in columns(experiment, metrics) else ""
     return (
         f"Accuracy in percent on {formatting.dataset_title(experiment.dataset.name)}, "
         f"{formatting.ball(experiment.threat)}; "
-        f"n = {images:,} test images{' unless the column says otherwise' if limited else ''}, "
+        f"n = {formatting.test_images(images, dataset)}{' unless the column says otherwise' if limited else ''}, "
         f"{formatting.span(seeds)} {'seed' if max(seeds) == 1 else 'seeds'} per run.{worst}"
     )
 

@@ -29,6 +29,7 @@ from dynat.results.records import (
 )
 from dynat.results.sanity import curves, read_sanity, sanity_checks
 from dynat.results.statistics import wilson
+from dynat.results.take_off import warnings
 from dynat.runtime.errors import UserError
 
 if TYPE_CHECKING:
@@ -170,6 +171,7 @@ def _training_metrics(files: SeedFiles, record: TrainingRecord) -> TrainingMetri
         seconds=record.training_seconds,
         best_epoch=record.best_epoch,
         final_label_accuracy=measured[-1] if measured else None,
+        warnings=warnings(history, record.dataset),
         parameters=record.parameters,
         digest=record.digest,
         versions=record.versions,

@@ -159,6 +159,15 @@ class Paths:
     def transfer(self, preset: str) -> Path:
         return self.experiment(preset).transfer
 
+    @property
+    def listings(self) -> Path:
+        """Digests of image folders, so that their images are not read each time."""
+        return self.state / "listings"
+
+    def tensorboard(self, preset: str, name: str, seed: int) -> Path:
+        """Event files of a training."""
+        return self.state / "tensorboard" / preset / name / f"seed{seed}"
+
     def training_state(self, digest: str) -> Path:
         return self.state / "trainings" / digest
 

@@ -58,6 +58,8 @@ class DatasetInfo(Part):
     """Which images the first n of them are: official, or stratified with a seed."""
     test_in_train: int = 0
     """Test images that are also training or validation images, pixel for pixel."""
+    largest_class: float = 0.0
+    """Share of the most frequent class among the training or the held-out images, whichever is larger; 0 if unknown."""
 
 
 class ParameterCounts(Part):
@@ -231,6 +233,8 @@ class TrainingMetrics(Part):
     best_epoch: int | None
     final_label_accuracy: float | None
     """Share of training images that the guide labeled correctly in the last epoch; None without a guide."""
+    warnings: tuple[str, ...] = ()
+    """Networks of the training that are not above chance at its last validation."""
     parameters: ParameterCounts
     digest: str
     versions: dict[str, str]

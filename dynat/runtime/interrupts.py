@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+RETRY_SECONDS = 0.05
+"""A signal that arrives during an import has its effect after it; checked this often."""
 
 
 class Interrupted(BaseException):
@@ -38,5 +41,21 @@ def interruptible() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _interrupt(number: int, _frame: FrameType | None) -> None:
-    raise Interrupted(number)
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    if _is_importing(frame):
+        main_thread = threading.main_thread().ident  # to it alone: it may be in a system call
+        again = threading.Timer(RETRY_SECONDS, signal.pthread_kill, (main_thread, number))
+        again.daemon = True
+        again.start()
+    else:
+        raise Interrupted(number)
+
+
+def _is_importing(frame: FrameType | None) -> bool:
+    """Whether a module is being imported. Torch's C code clears any exception while it imports numpy: the signal would
+    have no effect, and numpy would be incomplete."""
+    while frame is not None:
+        if frame.f_code.co_filename.startswith("<frozen importlib"):
+            return True
+        frame = frame.f_back
+    return False

@@ -106,7 +106,7 @@ class Distributed:
             made: nn.Module = nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
             return made
         for module in network.modules():
-            if isinstance(module, nn.BatchNorm2d):
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
                 module.__class__ = CPUSyncBatchNorm  # same state, another forward
         return network
 

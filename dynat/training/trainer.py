@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +21,7 @@ from dynat.config import Run, ThreatModel
 from dynat.data import Dataset, LabeledImages, augment, to_pixels
 from dynat.nn.cuda_graph import CUDAGraphStep, Step
 from dynat.runtime.errors import JobError
+from dynat.runtime.progress import HIDDEN, Progress
 from dynat.training.distributed import SINGLE_PROCESS, Distributed
 from dynat.training.networks import Weights, build_networks, weights_of
 from dynat.training.schedule import learning_rate
@@ -56,20 +57,28 @@ def train(
     *,
     seed: int,
     device: torch.device,
-    state: TrainingState,
+    state: TrainingState | None = None,
     distributed: Distributed = SINGLE_PROCESS,
     report: Callable[[Row], None] = lambda row: None,
-    track: Callable[[Iterator[Any], int, str], Iterator[Any]] = lambda steps, total, title: steps,
+    resumed: Callable[[Sequence[Row]], None] = lambda rows: None,
+    progress: Progress = HIDDEN,
 ) -> Trained:
-    """Train `run` on `data`, resuming from `state` where there is one. The main process saves and reports."""
+    """Train `run` on `data`, resuming from `state` where something is saved. The main process saves and reports.
+
+    `resumed` gets the epochs of earlier calls, `report` every new one; `progress` counts epochs.
+    """
     trainer = Trainer(run, threat, data, seed=seed, device=device, distributed=distributed)
-    saved = state.load(device)
+    saved = None if state is None else state.load(device)
     if saved is not None:
         trainer.restore(saved)
-    while trainer.finished < run.epochs:
-        row = trainer.epoch(track)
+        progress.skip(trainer.finished)
         if trainer.distributed.is_main:
-            state.save(trainer.snapshot())
+            resumed(trainer.history)
+    while trainer.finished < run.epochs:
+        row = trainer.epoch(progress)
+        if trainer.distributed.is_main:
+            if state is not None:
+                state.save(trainer.snapshot())
             report(row)
     return trainer.result()
 
@@ -108,7 +117,7 @@ class Trainer:
         self.history: list[Row] = []
         self.best: dict[str, Any] | None = None
 
-    def epoch(self, track: Callable[[Iterator[Any], int, str], Iterator[Any]]) -> Row:
+    def epoch(self, progress: Progress = HIDDEN) -> Row:
         began, epochs = time.perf_counter(), self.run.epochs
         batches = list(epoch_batches(self.train_set, self.run.batch, self._generator("order")))
         crops = self._generator("crops")
@@ -116,9 +125,10 @@ class Trainer:
         rate = learning_rate(self.run.schedule, epochs=epochs, progress=self.finished)
         total: dict[str, Tensor] = {}
         title = f"epoch {self.finished + 1}/{epochs}"
-        for number, index in enumerate(track(iter(batches), len(batches), title)):
-            progress = self.finished + number / len(batches)
-            self._set_rate(learning_rate(self.run.schedule, epochs=epochs, progress=progress))
+        progress.describe(lambda: f"{title}, loss {float(total['loss']) / (number + 1):.3f}")
+        for number, index in enumerate(batches):
+            position = self.finished + number / len(batches)
+            self._set_rate(learning_rate(self.run.schedule, epochs=epochs, progress=position))
             images = augment(
                 self.train_set.images[index],
                 padding=self.run.augmentation.padding,
@@ -129,6 +139,7 @@ class Trainer:
             total = {name: total.get(name, 0) + value for name, value in values.items()}
             if (number + 1) % CHECK_EVERY[self.device.type] == 0 and not torch.isfinite(total["loss"]):
                 raise self._diverged(self.finished + 1)
+            progress.advance(1 / len(batches))
         self.finished += 1
         self.distributed.average(list(total.values()))
         row: Row = {"epoch": self.finished, "learning_rate": rate}
@@ -137,7 +148,7 @@ class Trainer:
             bool(torch.isfinite(parameter).all()) for parameter in self.networks.parameters()
         ):
             raise self._diverged(self.finished)  # the last update of the epoch, which no loss has seen
-        row |= self._validate()
+        row |= self._validate(progress.tick)
         row["seconds"] = time.perf_counter() - began
         self.history.append(row)
         return row
@@ -169,7 +180,7 @@ class Trainer:
         self.optimizer.found_inf = (~torch.isfinite(mean)).float()  # type: ignore[attr-defined]
         self.optimizer.step()
 
-    def _validate(self) -> Row:
+    def _validate(self, tick: Callable[[], None]) -> Row:
         if self.finished % self.run.validation.every and self.finished != self.run.epochs:
             return {}
         accuracy = validate(
@@ -179,6 +190,7 @@ class Trainer:
             self.run,
             self.threat,
             generator=self._generator("validation", epoch=0),
+            tick=tick,
         )
         score = [accuracy[self.run.validation.select], accuracy["clean"]]
         if self.best is None or score > self.best["score"]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
@@ -22,14 +24,18 @@ def validate(
     *,
     generator: torch.Generator,
     batch: int = 1000,
+    tick: Callable[[], None] = lambda: None,
 ) -> dict[str, float]:
-    """Clean and PGD accuracy of the target, clean accuracy of the guide. PGD queries a surrogate of the target."""
+    """Clean and PGD accuracy of the target, clean accuracy of the guide. PGD queries a surrogate of the target.
+
+    `tick` is called after every step of PGD.
+    """
     ball = Ball(threat.norm, threat.eps)
     surrogate = surrogate_of(target)
     correct: dict[str, int] = {"clean": 0, "pgd": 0} | ({} if guide is None else {"guide_clean": 0})
     for images, labels in held_out.batches(batch):
         pixels = to_pixels(images)
-        adversarial = _pgd(surrogate, pixels, labels, ball, run.validation.steps, generator)
+        adversarial = _pgd(surrogate, pixels, labels, ball, run.validation.steps, generator, tick)
         correct["clean"] += _correct(target, pixels, labels)
         correct["pgd"] += _correct(target, adversarial, labels)
         if guide is not None:
@@ -38,8 +44,18 @@ def validate(
 
 
 def _pgd(
-    target: nn.Module, pixels: Tensor, labels: Tensor, ball: Ball, steps: int, generator: torch.Generator
+    target: nn.Module,
+    pixels: Tensor,
+    labels: Tensor,
+    ball: Ball,
+    steps: int,
+    generator: torch.Generator,
+    tick: Callable[[], None],
 ) -> Tensor:
+    def fooled(logits: Tensor) -> Tensor:
+        tick()
+        return logits.argmax(1) != labels
+
     return pgd(
         target,
         pixels,
@@ -48,7 +64,7 @@ def _pgd(
         ball=ball,
         steps=steps,
         step_size=ball.eps / 4,
-        stop=lambda logits: logits.argmax(1) != labels,
+        stop=fooled,
     )
 
 

@@ -3,7 +3,7 @@
 from dynat import provenance
 from dynat.config import ConfigError, load
 from dynat.config.yaml_input import command_line_values
-from dynat.jobs import preflight
+from dynat.jobs import job_view, preflight
 from dynat.results.paths import Paths
 from dynat.runtime.errors import UserError
 

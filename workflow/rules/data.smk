@@ -11,6 +11,6 @@ rule data:
     params:
         spec=lambda wildcards: EXPERIMENT.dataset.model_dump_json(),
         # A changed folder of images is another data set.
-        images=provenance.listing(EXPERIMENT.dataset),
+        images=provenance.listing(EXPERIMENT.dataset, PATHS.listings),
     shell:
         "dynat job data --spec {params.spec:q} > {log:q} 2>&1"

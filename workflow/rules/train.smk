@@ -29,8 +29,12 @@ rule training:
         gpu=lambda wildcards: GPU * EXPERIMENT.runs[wildcards.run].gpus,
     params:
         spec=lambda wildcards: EXPERIMENT.training(wildcards.run).model_dump_json(),
+        # Snakemake compares no parameter that depends on `threads`: event files are no reason to train again.
+        events=lambda wildcards, threads: (
+            ["--tensorboard"] if EXPERIMENT.runs[wildcards.run].tensorboard else []
+        ),
     shell:
-        "dynat job training --spec {params.spec:q} --seed {wildcards.seed:q} --threads {threads} > {log:q} 2>&1"
+        "dynat job training --spec {params.spec:q} --seed {wildcards.seed:q} --threads {threads} {params.events:q} > {log:q} 2>&1"
 
 
 use rule training as training_with_guide with:

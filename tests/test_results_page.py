@@ -1,0 +1,124 @@
+"""docs/results.md from result files: archives keep what tables and verdicts need, and unfinished runs are dashes."""
+
+from __future__ import annotations
+
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from dynat.config import Experiment, load
+from dynat.report import comparisons, tables
+from dynat.results.metrics import read_metrics, write_metrics
+from dynat.results.outcomes import read_outcome
+from dynat.results.paths import ExperimentFiles
+from dynat.runtime.errors import UserError
+from tests.fake_results import write_fake_results
+from tools import results_page
+from tools.results_archive import pack, unpack
+from tools.results_page import Results, sections, with_sections
+
+FINISHED = ["natural", "at", "at-gauss-clean-forward", "trades", "lbgat6", "dynat"]
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> tuple[ExperimentFiles, Experiment]:
+    """Six finished runs of the preset, of one seed; another one that is not finished: it has no metrics."""
+    plan = load({"preset": "cifar10-laptop", "select": [*FINISHED, "dynat-kl-inner"], "seeds": [0]})
+    files = ExperimentFiles(tmp_path_factory.mktemp("results") / "cifar10-laptop")
+    write_fake_results(files, plan, images=60)
+    files.run("dynat-kl-inner").metrics.unlink(missing_ok=True)
+    for name in FINISHED:
+        write_metrics(files.run(name).folder)
+    return files, plan
+
+
+def test_an_archive_gives_the_same_table(results: tuple[ExperimentFiles, Experiment], tmp_path: Path) -> None:
+    files, plan = results
+    archive = tmp_path / "kept" / "cifar10-laptop.tar.xz"
+    assert sorted(pack(files.folder, archive)) == sorted(FINISHED)
+    kept = unpack(archive, tmp_path)
+    for name in FINISHED:
+        assert read_metrics(kept.run(name)) == read_metrics(files.run(name))
+        for attack in plan.attacks:
+            one, other = (read_outcome(f.run(name), attack).verdicts for f in (files, kept))
+            assert one.equals(other)
+    experiment = plan.model_copy(update={"runs": {name: plan.runs[name] for name in FINISHED}})
+    written = []
+    for folder in (files, kept):
+        metrics = {name: read_metrics(folder.run(name)) for name in FINISHED}
+        compared = comparisons.compare(folder, metrics, tables.columns(experiment, metrics))
+        written.append(tables.to_csv(tables.build(experiment, metrics, compared)))
+    assert written[0] == written[1]
+    with tarfile.open(archive) as tar:
+        names = tar.getnames()
+    assert not [name for name in names if name.endswith("safetensors")]
+    assert "cifar10-laptop/dynat/seed0/history.csv" in names
+
+
+def test_packing_again_gives_the_same_bytes(results: tuple[ExperimentFiles, Experiment], tmp_path: Path) -> None:
+    files, _ = results
+    archive = tmp_path / "cifar10-laptop.tar.xz"
+    pack(files.folder, archive)
+    first = archive.read_bytes()
+    pack(files.folder, archive)
+    assert archive.read_bytes() == first
+
+
+def test_a_run_with_more_seeds_is_not_replaced(results: tuple[ExperimentFiles, Experiment], tmp_path: Path) -> None:
+    files, _ = results
+    more = ExperimentFiles(tmp_path / "cifar10-laptop")
+    write_fake_results(more, load({"preset": "cifar10-laptop", "select": ["at"], "seeds": [0, 1]}), images=60)
+    write_metrics(more.run("at").folder)
+    archive = tmp_path / "kept.tar.xz"
+    pack(more.folder, archive)
+    assert "at" not in pack(files.folder, archive)
+    assert read_metrics(unpack(archive, tmp_path / "read").run("at")).seeds == (0, 1)
+
+
+def test_the_page(results: tuple[ExperimentFiles, Experiment], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(results_page, "IMAGES", tmp_path / "images")
+    files, plan = results
+    one = Results("cifar10-laptop", files)
+    parts = sections({"cifar10-laptop": one})
+    rows = parts["cifar10-laptop/table"].splitlines()
+    for name in plan.runs:
+        (row,) = [line for line in rows if line.startswith(f"| `{name}`")]
+        assert ("%" in row or "." in row) == (name in FINISHED), "what is not finished is a dash"
+    (row,) = [line for line in rows if line.startswith("| `dynat-beta-6`")]
+    assert set(row.split("|", 3)[3]) == {"|", " ", "–"}
+    assert row.count("|") == rows[0].count("|")
+    (title,) = [line for line in rows if line.startswith("| **Balance parameter**")]
+    assert rows.index(row) - rows.index(title) in (1, 2), "in its group"
+    # By the made-up skills dynat is above at, and lbgat6 far below.
+    gap = (
+        read_metrics(files.run("dynat")).attacks["clean"].mean - read_metrics(files.run("lbgat6")).attacks["clean"].mean
+    )
+    assert f"| `dynat` − `lbgat6` | Clean | +{100 * gap:.1f} |" in parts["claims"]
+    assert "| (b) | Searching" in parts["verdicts"]
+    assert "| not tested |" in parts["verdicts"], "claim b needs a run that is not finished"
+    assert (tmp_path / "images" / "cifar10-laptop" / "tradeoff.png").exists()
+    page = "Before.\n<!-- results:verdicts -->\nold\n<!-- end -->\n<!-- results:nothing -->\n<!-- end -->\nAfter.\n"
+    filled = with_sections(page, parts)
+    assert "old" not in filled
+    assert parts["verdicts"].strip() in filled
+    assert "Not finished yet." in filled
+    assert with_sections(filled, parts) == filled
+
+
+def test_results_of_other_settings_are_refused(tmp_path: Path) -> None:
+    files = ExperimentFiles(tmp_path / "cifar10-laptop")
+    plan = load({"preset": "cifar10-laptop", "select": ["at"], "seeds": [0], "training": {"epochs": 13}})
+    write_fake_results(files, plan, images=30)
+    write_metrics(files.run("at").folder)
+    with pytest.raises(UserError, match="'at' was trained with other settings than the preset's"):
+        Results("cifar10-laptop", files)
+
+
+def test_every_mark_of_the_pages_is_known() -> None:
+    """A misspelled mark would say "Not finished yet." for ever."""
+    names = {"table", "ablations", "cost", *results_page.FIGURES}
+    known = {"verdicts", "claims", *(f"{preset}/{name}" for preset in results_page.PRESETS for name in names)}
+    marks = [mark[1] for page in results_page.PAGES for mark in results_page.MARK.findall(page.read_text())]
+    assert marks
+    assert set(marks) <= known
