@@ -184,7 +184,7 @@ def test_accuracy_near_chance_is_reported_before_the_attacks(run: Evaluate, thei
     code, output = run()
     assert code == 0
     assert "is near chance (20.0 %). Likely causes: another --arch" in output
-    assert output.index("warning: clean accuracy") < output.index("under pgd-4"), "before the long attacks"
+    assert output.index("warning: clean accuracy") < output.index("theirs pgd-4"), "before the long attacks"
     assert "Warning: clean accuracy" in (tmp_path / "out" / "table.md").read_text()
 
 
