@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import signal
 import sys
@@ -53,7 +54,7 @@ def batch() -> tuple[Tensor, Tensor]:
 
 
 @pytest.fixture(scope="session")
-def mlp() -> nn.Module:
+def fitted_mlp() -> nn.Module:
     """Correct on most of `noisy_images`, wrong on some; an attack breaks most of them, not all."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -61,13 +62,24 @@ def mlp() -> nn.Module:
         return fit(nn.Sequential(*layers), tiny.images(20, seed=1, noise=NOISE))
 
 
+@pytest.fixture
+def mlp(fitted_mlp: nn.Module) -> nn.Module:
+    """A copy for each test: some change modes or weights."""
+    return copy.deepcopy(fitted_mlp)
+
+
 @pytest.fixture(scope="session")
-def convnet() -> nn.Module:
+def fitted_convnet() -> nn.Module:
     """Convolutions before BatchNorm, which fold, after a normalization of pixels, which does not."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
         small = models.build("small", classes=tiny.CLASSES, channels=1)
         return fit(normalized(small, mean=[0.5], std=[0.25]), tiny.images(20, seed=1, noise=NOISE), steps=12)
+
+
+@pytest.fixture
+def convnet(fitted_convnet: nn.Module) -> nn.Module:
+    return copy.deepcopy(fitted_convnet)
 
 
 @pytest.fixture(scope="session")

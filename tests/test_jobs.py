@@ -294,7 +294,7 @@ run_evaluation(EvaluationSpec.model_validate_json(sys.argv[2]), paths=paths)
 
 def test_autoattack_killed_anywhere_ends_with_the_same_verdicts(trained: Paths) -> None:
     """SIGKILL at a random moment after every finished batch: the verdicts are those of an uninterrupted evaluation."""
-    spec = evaluation_spec("autoattack", seeds=(0,), batch=1, images=4, eps=0.15).model_dump_json()
+    spec = evaluation_spec("autoattack", seeds=(0,), batch=1, images=10, eps=0.15).model_dump_json()
     folder = trained.data.parent
     whole = folder.with_name(f"{folder.name} whole")
     shutil.copytree(folder, whole)
