@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tarfile
 from pathlib import Path
 
@@ -117,8 +118,14 @@ def test_results_of_other_settings_are_refused(tmp_path: Path) -> None:
 
 def test_every_mark_of_the_pages_is_known() -> None:
     """A misspelled mark would say "Not finished yet." for ever."""
-    names = {"table", "ablations", "cost", *results_page.FIGURES}
+    names = {"table", "short-table", "ablations", "cost", *results_page.FIGURES}
     known = {"verdicts", "claims", *(f"{preset}/{name}" for preset in results_page.PRESETS for name in names)}
     marks = [mark[1] for page in results_page.PAGES for mark in results_page.MARK.findall(page.read_text())]
     assert marks
     assert set(marks) <= known
+
+
+def test_images_of_the_pages_exist() -> None:
+    for page in results_page.PAGES:
+        for image in re.findall(r"!\[[^]]*\]\(([^)]+)\)", page.read_text()):
+            assert (page.parent / image).is_file(), (page.name, image)

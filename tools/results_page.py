@@ -8,6 +8,7 @@ First adds what results/ holds of the presets below to the archives. A run that 
 
 from __future__ import annotations
 
+import os
 import re
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -41,6 +42,7 @@ PAGES = (ROOT / "docs" / "results.md", ROOT / "README.md")
 MARK = re.compile(r"(<!-- results:(\S+) -->).*?(<!-- end -->)", flags=re.DOTALL)
 PRESETS = ("cifar10-laptop", "cifar10-laptop-overfitting")
 """In the order of the page."""
+SHORT = ("clean", "pgd-20", "cw-20", "autoattack")
 FIGURES = {"tradeoff": "Clean accuracy against accuracy under AutoAttack", "epochs": "Accuracy on the held-out images "
            "over training", "labels": "Share of the guide's labels that are true", "pairs": "The same method with true "
            "and with dynamic labels", "strength": "Accuracy against the strength of the attack"}  # fmt: skip
@@ -80,6 +82,13 @@ class Results:
         compared = comparisons.compare(self.files, self.metrics, tables.columns(self.experiment, self.metrics))
         whole = self.whole.model_copy(update={"dataset": self.experiment.dataset})
         return tables.to_markdown(tables.build(whole, self.metrics, compared))
+
+    def short_table(self) -> str:
+        """The finished runs under the attacks that papers report, for the README."""
+        attacks = {name: self.experiment.attacks[name] for name in SHORT if name in self.experiment.attacks}
+        short = self.experiment.model_copy(update={"attacks": attacks})
+        compared = comparisons.compare(self.files, self.metrics, tables.columns(short, self.metrics))
+        return tables.to_markdown(tables.build(short, self.metrics, compared))
 
     def ablation_table(self) -> str:
         compared = comparisons.compare(self.files, self.metrics, tables.columns(self.experiment, self.metrics))
@@ -194,6 +203,7 @@ def sections(results: Mapping[str, Results]) -> dict[str, str]:
     for preset, of_preset in results.items():
         parts |= {
             f"{preset}/table": of_preset.main_table(),
+            f"{preset}/short-table": of_preset.short_table(),
             f"{preset}/ablations": of_preset.ablation_table(),
             f"{preset}/cost": of_preset.cost(),
             **{f"{preset}/{name}": text for name, text in of_preset.draw().items()},
@@ -229,7 +239,9 @@ def main() -> None:
         }
         parts = sections({preset: one for preset, one in results.items() if one.metrics})
         for page in PAGES:
-            page.write_text(with_sections(page.read_text(), parts))
+            images = os.path.relpath(IMAGES, page.parent)
+            here = {name: text.replace("](images/", f"]({images}/") for name, text in parts.items()}
+            page.write_text(with_sections(page.read_text(), here))
 
 
 if __name__ == "__main__":
