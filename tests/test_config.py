@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import pytest
 import yaml
@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dynat.config import ConfigError, Experiment, digest, load, renamed
-from dynat.config.base import _number, pixel_fraction
+from dynat.config.base import StrictModel, WrittenIfSet, _number, pixel_fraction
 from dynat.config.merging import merge
 from dynat.config.presets import merge_params
 from dynat.runtime.errors import UserError
@@ -99,6 +99,19 @@ def test_every_shipped_preset_loads() -> None:
     assert shipped
     for preset in shipped:
         assert load({"preset": preset.stem}).runs
+
+
+def test_a_field_that_is_written_if_set_changes_no_digest_where_it_is_not() -> None:
+    class Old(StrictModel):
+        steps: int = 1
+
+    class New(Old):
+        added: Annotated[int | None, WrittenIfSet()] = None
+
+    assert New().model_dump() == Old().model_dump() and digest(New()) == digest(Old())
+    assert digest(New(added=2)) != digest(Old())
+    assert New.model_validate_json(New(added=2).model_dump_json()) == New(added=2)
+    assert Old(steps=2).model_dump() == {"steps": 2}, "other fields are written in any case"
 
 
 def test_beta_touches_only_the_runs_that_read_it() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterable
+from dataclasses import dataclass
 from fractions import Fraction
 from typing import Annotated, Any
 
@@ -14,7 +15,9 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    SerializerFunctionWrapHandler,
     ValidationError,
+    model_serializer,
     model_validator,
 )
 
@@ -39,6 +42,11 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return f"{hint}(known: {', '.join(choices)})"
 
 
+@dataclass(frozen=True)
+class WrittenIfSet:
+    """Marks a field that is left out where it has its default: settings of older results keep their digest."""
+
+
 class StrictModel(BaseModel):
     """A frozen model that refuses unknown keys and names the nearest known one."""
 
@@ -54,6 +62,16 @@ class StrictModel(BaseModel):
                     advice = f"it is now '{now}'" if now else nearest(str(key), cls.model_fields)
                     raise ValueError(f"unknown key '{shortened(str(key))}': {advice}")
         return value
+
+    @model_serializer(mode="wrap")
+    def _without_unset(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        content: dict[str, Any] = handler(self)
+        for name, field in type(self).model_fields.items():
+            if any(isinstance(mark, WrittenIfSet) for mark in field.metadata):
+                default = field.get_default(call_default_factory=True)
+                if name in content and getattr(self, name) == default:
+                    del content[name]
+        return content
 
 
 DECIMAL = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)(e[+-]?[0-9]{1,3})?", re.IGNORECASE | re.ASCII)
