@@ -12,7 +12,7 @@ import pytest
 
 from dynat.jobs import job_view
 from dynat.jobs.job_list import JobList, job_title
-from dynat.jobs.job_view import JobView, picture, show_jobs, table_as_text
+from dynat.jobs.job_view import JobView, overview, show_jobs, table_as_text
 from dynat.results.paths import Paths
 
 FILES = Paths(results=Path("nowhere")).experiment("digits")
@@ -206,7 +206,7 @@ def test_many_running_jobs_do_not_fill_the_screen(tmp_path: Path) -> None:
         jobs.start(number, "training", {"run": "at", "seed": str(number)}, (tmp_path / str(number),))
     console = Console(file=io.StringIO(), width=80)
     with console.capture() as capture:
-        console.print(picture(jobs))
+        console.print(overview(jobs))
     assert capture.get().count("\n") == job_view.SHOWN_AT_ONCE + 2 and "and 28 more" in capture.get()
 
 

@@ -112,6 +112,7 @@ def test_titles_say_what_differs(large: Experiment) -> None:
     assert titles["dynat-no-clean-forward"] == "DYNAT, without clean forward"
     assert titles["dynat-kl-inner"] == "DYNAT, inner KL"
     assert titles["trades-76"] == "TRADES, 76 epochs, rate drops after epoch 74"
+    assert titles["mart"] == "MART, 120 epochs" and titles["trades-awp-200"] == "TRADES + AWP, 200 epochs"
     assert titles["at-awp-200"].endswith("200 epochs, rate drops after epoch 100 and 150, 2 more changes")
 
 
@@ -293,6 +294,8 @@ MEASURE = """(() => {
 })()"""
 SHOWN = """[...document.querySelectorAll(".accuracy tr[data-run]")].filter((row) => row.offsetHeight > 0)
   .map((row) => row.dataset.run)"""
+CLASS = 2
+"""The column of the table of classes that names the class of lowest accuracy."""
 GROUPS = '[...document.querySelectorAll(".accuracy .group")].filter((row) => row.offsetHeight > 0).length'
 
 
@@ -344,6 +347,17 @@ def test_a_browser_shows_the_whole_page_at_three_widths(
         assert browser.run(GROUPS) == 1
         browser.run(search(""))
         assert browser.run(SHOWN) == order and browser.run(GROUPS) == len(large.groups)
-        browser.run('location.hash = "#run-dynat-awp"')
-        assert browser.run('document.getElementById("run-dynat-awp").getBoundingClientRect().height') > 0
+        browser.run(
+            f'[...document.querySelectorAll("table.numbers")].at(-1).querySelectorAll("button")[{CLASS}].click()'
+        )
+        classes = browser.run(
+            f'[...[...document.querySelectorAll("table.numbers")].at(-1).querySelectorAll("[data-run]")]'
+            f".map((row) => row.cells[{CLASS}].textContent)"
+        )
+        assert classes == sorted(classes) and len(set(classes)) > 1, "words are sorted as words"
+        browser.run(
+            'new Promise((done) => { addEventListener("hashchange", done); location.hash = "#run-dynat-awp"; })'
+        )
+        assert browser.run('document.getElementById("run-dynat-awp").closest("details").open')
+        assert 0 <= browser.run('document.getElementById("run-dynat-awp").getBoundingClientRect().top') < 900
         assert browser.errors == []

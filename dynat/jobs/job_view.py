@@ -206,13 +206,13 @@ def _live(stream: TextIO, jobs: JobList) -> Live:
     from rich.live import Live
 
     live = Live(
-        get_renderable=lambda: picture(jobs), console=Console(file=stream), refresh_per_second=2, transient=True
+        get_renderable=lambda: overview(jobs), console=Console(file=stream), refresh_per_second=2, transient=True
     )
     live.start()
     return live
 
 
-def picture(jobs: JobList) -> RenderableType:
+def overview(jobs: JobList) -> RenderableType:
     """The jobs that run, each with the last words of its log, and a bar over all jobs."""
     from rich.console import Group
     from rich.progress_bar import ProgressBar

@@ -14,8 +14,8 @@ from dynat.results.paths import ExperimentFiles
 from dynat.results.records import RunMetrics
 from dynat.results.transfer import read_transfer
 
-BANDS = 8
-"""Of more runs than these, the bands of their intervals would be one gray block."""
+BANDS = 3
+"""Of more runs than these, the bands of their intervals hide one another."""
 
 
 def strength(experiment: Experiment, metrics: Mapping[str, RunMetrics], runs: Sequence[str]) -> Drawn | None:

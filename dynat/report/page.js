@@ -6,10 +6,13 @@ for (const table of document.querySelectorAll("table.sortable")) {
   const groups = [...table.tBodies];
   const sorted = table.appendChild(document.createElement("tbody"));
   const heads = [...table.tHead.rows[table.tHead.rows.length - 1].cells];
-  const value = (row, column) => {
-    const cell = row.cells[column];
-    const number = parseFloat(cell.dataset.value ?? cell.textContent);
-    return column === 0 ? row.dataset.run : Number.isNaN(number) ? -Infinity : number;
+  const cell = (row, column) =>
+    column === 0 ? row.dataset.run : row.cells[column].dataset.value ?? row.cells[column].textContent.trim();
+  // A column of numbers is sorted by number, with what has none below; any other by its text.
+  const keys = (column) => {
+    const texts = rows.map((row) => cell(row, column)).map((text) => (text === "–" ? "-Infinity" : text));
+    const numeric = texts.every((text) => !Number.isNaN(Number(text)));
+    return new Map(rows.map((row, place) => [row, numeric ? Number(texts[place]) : texts[place]]));
   };
   const compare = (first, second) => (first < second ? -1 : first > second ? 1 : 0);
   heads.forEach((head, column) => {
@@ -19,13 +22,15 @@ for (const table of document.querySelectorAll("table.sortable")) {
     button.append(...head.childNodes);
     head.append(button);
     button.addEventListener("click", () => {
-      const order = column === 0 ? ["ascending", "descending"] : ["descending", "ascending"];
+      const key = keys(column);
+      const order = ["ascending", "descending"];
+      if (typeof key.get(rows[0]) === "number") order.reverse();
       const next = order[order.indexOf(head.getAttribute("aria-sort")) + 1];
       heads.forEach((other) => other.removeAttribute("aria-sort"));
       if (next) {
         const sign = next === "ascending" ? 1 : -1;
         head.setAttribute("aria-sort", next);
-        sorted.append(...[...rows].sort((a, b) => sign * compare(value(a, column), value(b, column))));
+        sorted.append(...[...rows].sort((a, b) => sign * compare(key.get(a), key.get(b))));
       } else {
         rows.forEach((row) => home.get(row).append(row));
       }
@@ -53,3 +58,11 @@ if (main.length > 8) {
     filter.querySelector("output").textContent = kept.length < main.length ? `${kept.length} of ${main.length} runs` : "";
   });
 }
+// A link to a folded part opens it, and a link to a run its settings.
+const reveal = () => {
+  const target = document.getElementById(decodeURIComponent(location.hash.slice(1)));
+  for (let part = target; part; part = part.parentElement) if (part.tagName === "DETAILS") part.open = true;
+  if (target) target.scrollIntoView();
+};
+window.addEventListener("hashchange", reveal);
+reveal();

@@ -3,6 +3,7 @@ one."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 
 from dynat.config import Checkpoint, Experiment, Run
@@ -37,8 +38,10 @@ def not_compared(experiment: Experiment) -> list[str]:
 
 
 def row_titles(experiment: Experiment) -> dict[str, str]:
-    """The method of every row. Of runs with the same method, all but the first say what they change of the first."""
+    """The method of every row. Of runs with the same method, all but the first say what they change of the first; the
+    first says its epochs where most runs have others."""
     first: dict[object, Run] = {}
+    usual = [epochs for epochs, _ in Counter(run.epochs for run in experiment.runs.values()).most_common(1)]
     titles = {}
     for name, row in experiment.rows.items():
         title = formatting.method_title(row)
@@ -46,7 +49,11 @@ def row_titles(experiment: Experiment) -> dict[str, str]:
             titles[name] = title
             continue
         method = (row.method, row.labels, row.awp is None, row.consistency if row.method == "lbgat" else None)
-        changes = differences(first.setdefault(method, row), row)
+        if method in first:
+            changes = differences(first[method], row)
+        else:
+            first[method] = row
+            changes = [] if row.epochs in usual else [f"{row.epochs} epochs"]
         more = len(changes) - SHOWN_CHANGES
         shown = changes if more <= 1 else [*changes[:SHOWN_CHANGES], f"{more} more changes"]
         titles[name] = ", ".join([title, *shown])
