@@ -35,7 +35,7 @@ endef
 export TORCH_MESSAGE
 
 .PHONY: help env run test test-slow lint storm audit image-check slurm-check lock results readme manual bench bench-step bench-memory \
-	bench-dag bench-evaluation bench-verdicts bench-gpu clean
+	bench-dag bench-evaluation bench-shards bench-verdicts bench-gpu clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -107,7 +107,7 @@ results: $(STAMP) ## update docs/results.md from results/ (docs/results.md says 
 readme: $(STAMP) ## update tables, figures and help texts in the documents from results/
 	@python tools/refresh_readme.py
 
-bench: bench-step bench-memory bench-dag bench-evaluation ## all benchmarks of speed and memory: tables, and JSON in benchmarks/out
+bench: bench-step bench-memory bench-dag bench-evaluation bench-shards ## all benchmarks of speed and memory: tables, and JSON in benchmarks/out
 
 bench-step: $(STAMP) ## time of a training step, compared with the authors' algorithm
 	@python benchmarks/step.py
@@ -120,6 +120,9 @@ bench-dag: $(STAMP) ## time of the pipeline itself, without its jobs
 
 bench-evaluation: $(STAMP) ## time of AutoAttack, compared with pyautoattack alone
 	@python benchmarks/evaluation.py
+
+bench-shards: $(STAMP) ## time of one AutoAttack that two jobs share
+	@python benchmarks/shards.py
 
 bench-verdicts: $(STAMP) ## whether attacking a surrogate changes a verdict, on every digits network (after make run)
 	@python benchmarks/verdicts.py

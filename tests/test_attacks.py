@@ -16,11 +16,11 @@ from torch import Tensor, nn
 
 from dynat.attacks import Evaluation, evaluate
 from dynat.attacks.autoattack import apgd_ce, apgd_t
-from dynat.attacks.cost import expected_cost
 from dynat.attacks.cw_l2 import closest_adversarial, cw_l2
 from dynat.attacks.evaluation import CORRECT, MISCLASSIFIED, TOLERANCE, batch_seed
 from dynat.attacks.first_order import cw, fgsm, pgd
 from dynat.config import AttackConfig, registry
+from dynat.config.attack_cost import expected_cost
 from dynat.data import LabeledImages, to_pixels
 from dynat.nn.losses import cross_entropy, margin
 from dynat.pgd import Ball, starting_point

@@ -114,3 +114,9 @@ def test_the_networks_for_a_processor(tmp_path: Path) -> None:
     assert results["rows"][0]["weights"] == "141,034"  # 3x3 convolutions, their BatchNorm, and the linear layer
     assert {row["epochs"] for row in results["rows"]} == {2}
     assert "held-out PGD-20, %" in printed
+
+
+@pytest.mark.slow
+def test_the_benchmark_of_shards_compares_their_files(tmp_path: Path) -> None:
+    printed, results = run("shards", "--images", "16", "--rounds", "1", out=tmp_path / "shards.json")
+    assert "the same file from every call" in printed and [row["jobs"] for row in results["rows"]] == [1, 2]

@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from dynat import data
-from dynat.attacks.cost import expected_cost
 from dynat.attacks.evaluation import evaluate
 from dynat.config import ConfigError, TrainingSpec, load
+from dynat.config.attack_cost import expected_cost
 from dynat.jobs.epoch_log import EpochLog, EventFiles
 from dynat.jobs.training import run_training
 from dynat.results.history import read_history

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from dynat import attacks as evaluation
 from dynat.api.inputs import Images, Labels, classes, digests, image_digest, labeled, together
 from dynat.api.results import AttackResult, Result
-from dynat.attacks.cost import expected_cost
 from dynat.config import AttackConfig, ThreatModel, digest
+from dynat.config.attack_cost import expected_cost
 from dynat.config.resolve import checked, resolve_attack
 from dynat.data import LabeledImages
 from dynat.nn.numerics import restored_numerics, set_evaluation_numerics

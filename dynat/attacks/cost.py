@@ -1,4 +1,4 @@
-"""What an attack costs: the images that it sends through the network, counted, and for the time left also expected."""
+"""What an attack costs while it runs: the images that it sends through the network, and the share that is done."""
 
 from __future__ import annotations
 
@@ -9,27 +9,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from dynat.config import AttackConfig, registry
+from dynat.config.attack_cost import GRADIENT, part_cost
 from dynat.runtime.progress import Progress
-
-GRADIENT = 3
-"""A gradient costs about as much as three forward passes, together with the one that it starts from."""
-
-AUTOATTACK = {"apgd-ce": GRADIENT * 100, "apgd-t": GRADIENT * 900, "fab-t": GRADIENT * 900 + 900}
-"""Forward passes, or as much as them, per image that such a part does not break, with nine target classes."""
-
-
-def expected_cost(attack: AttackConfig) -> float:
-    """Forward passes, or as much as them, per image that is not broken. Only as right as the time left must be."""
-    return sum(_part_cost(kind, attack) for kind in registry.attack_parts(attack.kind))
-
-
-def _part_cost(kind: str, attack: AttackConfig) -> float:
-    if kind in AUTOATTACK:
-        return AUTOATTACK[kind]
-    steps = attack.steps or registry.ATTACKS[kind].steps or 1
-    if kind == "square":
-        return steps
-    return 1 + GRADIENT * steps * attack.restarts * (attack.binary_search_steps or 1) * registry.ATTACKS[kind].searches
 
 
 class BatchProgress:
@@ -42,7 +23,7 @@ class BatchProgress:
 
     def begin(self, number: int, remaining: int) -> None:
         """This part begins, on so many images; the parts before it are finished, whatever they cost."""
-        costs = [_part_cost(kind, self._attack) for kind in self._kinds[: number + 1]]
+        costs = [part_cost(kind, self._attack) for kind in self._kinds[: number + 1]]
         self._finished, self._part = sum(costs[:-1]) * self._images, costs[-1] * self._images
         self._expected, self._spent = costs[-1] * max(1, remaining), 0.0
         name = self._kinds[number]

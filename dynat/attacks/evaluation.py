@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import io
 import time
+from collections.abc import Collection
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,9 +22,10 @@ from torch import Tensor, nn
 
 from dynat.attacks.attempts import Attempts, choose_examples
 from dynat.attacks.autoattack import collect_warnings
-from dynat.attacks.cost import BatchProgress, count_passes, expected_cost
+from dynat.attacks.cost import BatchProgress, count_passes
 from dynat.attacks.surrogate import COMPARED_IMAGES, choose_queried_model
 from dynat.config import AttackConfig, registry
+from dynat.config.attack_cost import expected_cost
 from dynat.data import LabeledImages, to_pixels
 from dynat.nn.losses import margin
 from dynat.nn.modes import evaluating, frozen
@@ -97,8 +99,11 @@ def evaluate(
     state: Path | None = None,
     progress: Progress = HIDDEN,
     adversarial: bool = False,
+    numbers: Collection[int] | None = None,
 ) -> Evaluation:
     """Attack the images (the first `attack.images` of them) batch by batch, each batch with its own seed.
+
+    With `numbers`, only the batches of these numbers.
 
     Finished batches are saved in the folder `state` and read from there by the next call. `progress` counts
     `expected_cost` of every image. With `adversarial`, a column of this name has what the attack made of each image.
@@ -108,6 +113,8 @@ def evaluate(
     evaluated: list[Evaluation] = []
     queried: tuple[nn.Module, str] | None = None  # chosen once, and only if a batch is left to attack
     for number, (images, labels) in enumerate(image_set.batches(attack.batch)):
+        if numbers is not None and number not in numbers:
+            continue
         cost = expected_cost(attack) * len(labels)
         file = None if state is None else state / f"batch-{number:05d}.pt"
         batch = None if file is None else _saved_batch(file, labels)

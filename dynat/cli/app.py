@@ -50,6 +50,15 @@ Device = Annotated[
 Threads = Annotated[
     int | None, typer.Option(min=1, max=MAX_THREADS, help="CPU threads. By default the number in the preset.")
 ]
+ShardName = Annotated[
+    str | None,
+    typer.Option(
+        "--shard",
+        metavar="I-of-N",
+        help="Attack only these batches: 2-of-4 is the second of four equal parts. The command without it finds them "
+        "finished.",
+    ),
+]
 AllowPlugins = Annotated[
     bool,
     typer.Option(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated
 
 import typer
@@ -17,6 +18,7 @@ from dynat.cli.app import (
     Params,
     Results,
     Set,
+    ShardName,
     State,
     Threads,
     app,
@@ -27,6 +29,7 @@ from dynat.cli.job import JobSettings
 from dynat.config import ConfigError
 from dynat.config.base import MAX_SEED
 from dynat.config.presets import PARAMS
+from dynat.config.shards import Shard
 from dynat.results.paths import Paths
 
 RunName = Annotated[str | None, typer.Argument(metavar="RUN", help="Required: a run of the preset, such as dynat.")]
@@ -87,6 +90,7 @@ def attack(
     set_: Set = None,
     device: Device = "auto",
     threads: Threads = None,
+    shard: ShardName = None,
     data: Data = DATA,
     results: Results = RESULTS_FOLDER,
     state: State = STATE,
@@ -94,7 +98,9 @@ def attack(
     """Attack the networks of a run (all its seeds), and write for every test image whether it is still correct."""
     experiment = read_experiment(params, set_)
     spec = experiment.evaluation(named(run, experiment.rows, "run"), named(attack, experiment.attacks, "attack"))
-    job.run_evaluation(spec, _settings(Paths(data, results, state), device, threads or experiment.threads))
+    chosen = None if shard is None else Shard.parse(shard)
+    settings = _settings(Paths(data, results, state), device, threads or experiment.threads)
+    job.run_evaluation(spec, replace(settings, shard=chosen))
 
 
 @app.command(rich_help_panel=COMPUTE)

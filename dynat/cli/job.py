@@ -11,7 +11,20 @@ from typing import Annotated, Any
 import typer
 from pydantic import BaseModel
 
-from dynat.cli.app import DATA, RESULTS_FOLDER, STATE, Data, Device, Results, State, Threads, app, quick_imports, say
+from dynat.cli.app import (
+    DATA,
+    RESULTS_FOLDER,
+    STATE,
+    Data,
+    Device,
+    Results,
+    ShardName,
+    State,
+    Threads,
+    app,
+    quick_imports,
+    say,
+)
 from dynat.config import (
     ConfigError,
     DatasetConfig,
@@ -25,6 +38,7 @@ from dynat.config import (
 )
 from dynat.config.base import MAX_SEED
 from dynat.config.resolve import checked
+from dynat.config.shards import Shard
 from dynat.results.paths import Paths
 
 
@@ -37,6 +51,7 @@ class JobSettings:
     device: str = "auto"
     threads: int | None = None
     tensorboard: bool = False
+    shard: Shard | None = None
 
 
 def run_data(spec: DatasetConfig, settings: JobSettings) -> None:
@@ -81,6 +96,9 @@ def run_evaluation(spec: EvaluationSpec, settings: JobSettings) -> None:
         from dynat.runtime.device import use_threads
 
     use_threads(settings.threads)
+    if settings.shard is not None:
+        evaluation.run_shard(spec, settings.shard, paths=settings.paths, device=settings.device, say=say)
+        return
     evaluation.run_evaluation(spec, paths=settings.paths, device=settings.device, say=say)
 
 
@@ -144,6 +162,7 @@ def job(
     device: Device = "auto",
     threads: Threads = None,
     tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Of a training: write event files.")] = False,
+    shard: ShardName = None,
     data: Data = DATA,
     results: Results = RESULTS_FOLDER,
     state: State = STATE,
@@ -151,7 +170,8 @@ def job(
     """Run one job of the pipeline from its resolved spec, as its rule does."""
     model, run = JOBS[registry.known("kind of job", kind, JOBS)]
     content = _content(spec, f"job {kind} --spec")
-    settings = JobSettings(Paths(data, results, state), seed, device, threads, tensorboard)
+    paths, chosen = Paths(data, results, state), None if shard is None else Shard.parse(shard)
+    settings = JobSettings(paths, seed, device, threads, tensorboard, chosen)
     run(checked(model, content, f"job {kind} --spec: "), settings)
 
 

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
@@ -80,7 +80,7 @@ MAX_DIGITS = 50
 LARGEST, SMALLEST = 1e6, 1e-9
 """The range of every number in a config, beside zero. What is beyond is a slip of the keyboard."""
 
-MAX_THREADS, MAX_SEED = 1024, 2**32 - 1
+MAX_THREADS, MAX_SEED, MAX_SHARDS = 1024, 2**32 - 1, 1000
 
 
 def _number(value: Any) -> Any:
@@ -127,6 +127,12 @@ def _whole(value: Any) -> Any:
     return value
 
 
+def _shards(value: Any) -> Any:
+    if value != "auto" and (isinstance(value, bool) or not str(value).isdecimal() or not 1 <= int(value) <= MAX_SHARDS):
+        raise ValueError(f"expected a number of jobs from 1 to {MAX_SHARDS}, or auto")
+    return value
+
+
 Real = Annotated[float, BeforeValidator(_number), AfterValidator(_sensible)]
 Whole = Annotated[int, BeforeValidator(_whole)]
 Positive = Annotated[Real, Field(gt=0)]
@@ -134,6 +140,7 @@ NotNegative = Annotated[Real, Field(ge=0)]
 Share = Annotated[Real, Field(ge=0, le=1)]
 Count = Annotated[Whole, Field(ge=1), _at_most(1_000_000)]
 Threads = Annotated[Count, Field(le=MAX_THREADS)]
+Shards = Annotated[Literal["auto"] | Count, BeforeValidator(_shards)]
 Seed = Annotated[Whole, Field(ge=0), _at_most(MAX_SEED)]
 
 

@@ -8,11 +8,12 @@ from pydantic import Field, model_validator
 
 from dynat.config import registry
 from dynat.config.attacks import AttackConfig, SanityConfig
-from dynat.config.base import Seeds, Threads, nearest, shortened
+from dynat.config.base import Seeds, Shards, Threads, nearest, shortened
 from dynat.config.checkpoint import Checkpoint
 from dynat.config.dataset import DatasetConfig, ThreatModel
 from dynat.config.names import AttackName, PresetName, RunName, refuse_false_name
 from dynat.config.run import Run
+from dynat.config.shards import shard_count
 from dynat.config.specs import EvaluationSpec, ImportSpec, SanitySpec, TrainingSpec, TransferSpec, WithPlugins
 
 OTHER_ROWS = "Other runs"
@@ -37,6 +38,8 @@ class Experiment(WithPlugins):
     sanity: SanityConfig = SanityConfig()
     threads: Threads = 1
     """CPU threads of one training or attack."""
+    shards: Shards = Field(default=1, exclude=True)
+    """Jobs that share one attack. It changes no number, so no job gets it."""
     headline: str = ""
     """The attack by which the figures sort and compare."""
 
@@ -100,6 +103,11 @@ class Experiment(WithPlugins):
             attack_name=registry.known("attack", attack, self.attacks),
             attack=self.attacks[attack],
         )
+
+    def shards_of(self, name: str, attack: str) -> int:
+        """How many jobs share the evaluation of a row under an attack."""
+        images = registry.TEST_IMAGES.get(self.dataset.source)
+        return shard_count(self.shards, self.attacks[attack], len(self.seeds[name]), images)
 
     def sanity_checks(self, name: str) -> SanitySpec:
         """What the sanity checks of a row read."""

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, PlainValidator
 
 from dynat.config.attacks import AttackConfig, SanityConfig
-from dynat.config.base import NotNegative, Seeds, StrictModel, Threads, shortened
+from dynat.config.base import NotNegative, Seeds, Shards, StrictModel, Threads, shortened
 from dynat.config.checkpoint import Checkpoint
 from dynat.config.dataset import DatasetConfig, ThreatModel
 from dynat.config.merging import Layer, LayerRows, merge
@@ -100,6 +100,10 @@ class PresetInput(StrictModel):
     """The sanity checks; see [sanity](#sanity)."""
     threads: Threads | None = None
     """CPU threads of one training or attack; by default 1."""
+    shards: Shards | None = None
+    """Jobs that share one attack on one run, by default 1: each attacks some of its batches. `auto`: more than one for
+    long attacks on many images only. The verdicts are the same, bit for bit; see
+    [docs/cluster.md](../docs/cluster.md#share-one-attack-among-many-jobs)."""
     headline: str | None = None
     """The attack that figures and the report sort and compare by; by default the last one."""
     plugins: Names | None = None

@@ -114,6 +114,9 @@ SOURCES: dict[str, str] = {
     "folder": "dynat.data.folder:prepare",
 }
 
+TEST_IMAGES = {"digits": 359, "cifar10": 10_000, "cifar100": 10_000}
+"""Test images of a source, where every user has as many."""
+
 _ASCENT = ("steps", "step_size", "start", "restarts")
 
 ATTACKS: dict[str, AttackInfo] = {

@@ -52,6 +52,7 @@ def resolve(name: str, preset: PresetInput, given: PresetInput) -> Experiment:
             "attacks": attacks,
             "sanity": checked(SanityConfig, merged.sanity or {}, "sanity."),
             "threads": merged.threads or 1,
+            "shards": merged.shards or 1,
             "headline": _headline(preset, given, attacks),
         },
     )

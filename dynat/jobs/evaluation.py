@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -16,12 +16,13 @@ from torch import nn
 
 from dynat import data, provenance
 from dynat.attacks import Evaluation, evaluate
-from dynat.attacks.cost import expected_cost
 from dynat.attacks.evaluation import CORRECT, MISCLASSIFIED
 from dynat.checkpoints.network import build_network
 from dynat.checkpoints.weights import load_weights
 from dynat.config import AttackConfig, Checkpoint, EvaluationSpec, digest, registry
+from dynat.config.attack_cost import expected_cost
 from dynat.config.base import StrictModel
+from dynat.config.shards import Shard
 from dynat.data import LabeledImages
 from dynat.jobs.training import machine
 from dynat.nn.numerics import set_evaluation_numerics
@@ -65,6 +66,27 @@ def run_evaluation(
     return written
 
 
+def run_shard(
+    spec: EvaluationSpec, shard: Shard, *, paths: Paths, device: str = "auto", say: Callable[[str], None] = print
+) -> None:
+    """Attack the batches of a shard. `run_evaluation` finds them finished, and attacks those that are missing."""
+    evaluator = Evaluator.of(spec.preset, spec.data, paths, device)
+    check_writable(paths.state)
+    images = evaluator.images.first(spec.attack.images or len(evaluator.images))
+    sizes = [len(labels) for _, labels in images.batches(spec.attack.batch)]
+    chosen = {seed: shard.batches(position, len(sizes)) for position, seed in enumerate(spec.seeds)}
+    count = sum(sizes[batch] for batches in chosen.values() for batch in batches)
+    title = f"{spec.name} {spec.attack_name} shard {shard}"
+    seconds = 0.0
+    with Progress(title, expected_cost(spec.attack) * count, say=say) as progress:
+        for seed, batches in chosen.items():
+            if batches:
+                model, weights = evaluator.network(spec.name, seed, spec.attack.weights)
+                seconds += evaluator.evaluate(model, weights, spec.attack, progress, batches)[0].seconds
+    number = sum(map(len, chosen.values()))
+    say(f"{title}: {number} of {len(sizes) * len(spec.seeds)} batches, {duration(seconds)}")
+
+
 class EvaluationKey(StrictModel):
     """All that the verdicts of one network under one attack depend on; saved beside the finished batches."""
 
@@ -103,9 +125,15 @@ class Evaluator:
         return model.to(self.device), name
 
     def evaluate(
-        self, model: nn.Module, weights: str, attack: AttackConfig, progress: Progress
+        self,
+        model: nn.Module,
+        weights: str,
+        attack: AttackConfig,
+        progress: Progress,
+        numbers: Collection[int] | None = None,
     ) -> tuple[Evaluation, str]:
-        """The evaluation of a network and its digest; resumes from the batches that are saved under that."""
+        """The evaluation of a network, or that of some of its batches, and its digest; resumes from the batches that
+        are saved under that."""
         key = EvaluationKey(
             attack=attack,
             weights=weights,
@@ -118,7 +146,7 @@ class Evaluator:
         name = digest(key)
         state = self.paths.evaluation_state(name)
         _refuse_other_evaluation(state, key)
-        return evaluate(model, self.images, attack, state=state, progress=progress), name
+        return evaluate(model, self.images, attack, state=state, progress=progress, numbers=numbers), name
 
 
 def _refuse_other_evaluation(state: Path, key: EvaluationKey) -> None:

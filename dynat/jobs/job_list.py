@@ -16,7 +16,7 @@ from dynat.runtime.progress import duration
 
 TAIL_BYTES = 16_384
 """How much of a log's end is read."""
-TITLED = ("training", "training_with_guide", "attack")
+TITLED = ("training", "training_with_guide", "attack", "attack_shard")
 """Rules whose wildcards say enough."""
 RULES = {"import_checkpoint": "import"}
 """What a rule is called, where that is not its name."""
@@ -52,12 +52,13 @@ class Job:
 
 
 def job_title(rule: str, wildcards: Mapping[str, str]) -> str:
-    """What a job is called: `dynat seed 0`, `at autoattack`, `at sanity`, `transfer`."""
+    """What a job is called: `dynat seed 0`, `at autoattack`, `at autoattack shard 2-of-4`, `at sanity`, `transfer`."""
     seed = f"seed {wildcards['seed']}" if rule in TITLED and "seed" in wildcards else ""
     words = [
         wildcards.get("run", ""),
         wildcards.get("attack", ""),
         seed,
+        f"shard {wildcards['shard']}" if "shard" in wildcards else "",
         "" if rule in TITLED else RULES.get(rule, rule),
     ]
     return " ".join(filter(None, words))

@@ -39,6 +39,8 @@ NOISE = (
     "Shutting down, this might take some time",
     "Exiting because a job execution failed",
     "Elapsed time: ",
+    "Touching output file ",
+    "Removing temporary output ",
     "RuleException:\nCalledProcessError",
     "WorkflowError:\nAt least one job did not complete",
 )

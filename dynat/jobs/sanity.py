@@ -6,9 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from dynat.attacks import Evaluation
-from dynat.attacks.cost import expected_cost
 from dynat.attacks.gradients import count_zero_gradients
 from dynat.config import AttackConfig, SanitySpec, digest
+from dynat.config.attack_cost import expected_cost
 from dynat.jobs.evaluation import Evaluator
 from dynat.jobs.training import machine
 from dynat.results.paths import Paths

@@ -174,6 +174,10 @@ class Paths:
     def evaluation_state(self, digest: str) -> Path:
         return self.state / "evaluations" / digest
 
+    def shard(self, preset: str, name: str, attack: str, shard: str) -> Path:
+        """Exists from the end of the job of a shard, such as 2-of-4, to the end of that of the whole attack."""
+        return self.state / "shards" / preset / name / attack / shard
+
     def run_accuracy(self, preset: str, name: str) -> Path:
         """A run's accuracy by attack, for `dvc metrics`."""
         return self.metrics_root / preset / f"{name}.json"

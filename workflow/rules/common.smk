@@ -41,6 +41,7 @@ wildcard_constraints:
     seed=r"[0-9]+",
     run=one_of(EXPERIMENT.rows),
     attack=one_of(EXPERIMENT.attacks),
+    shard=r"[0-9]+-of-[0-9]+",
 
 
 def relative(files):
@@ -52,6 +53,17 @@ def weights(name):
     """The networks of a row, over all its seeds, with their records."""
     seeds = [FILES.run(name).seed(seed) for seed in EXPERIMENT.seeds[name]]
     return [file for seed in seeds for file in (seed.target(), seed.config)]
+
+
+def shards(wildcards):
+    """The files of the other jobs that share an attack; none for a shard itself, and by default."""
+    count = EXPERIMENT.shards_of(wildcards.run, wildcards.attack)
+    if "shard" in wildcards.keys() or count == 1:
+        return []
+    return [
+        PATHS.shard(PRESET, wildcards.run, wildcards.attack, f"{number}-of-{count}")
+        for number in range(1, count + 1)
+    ]
 
 
 def captioned(file, category, caption):

@@ -1,4 +1,5 @@
-# One job per run and attack, over the run's seeds: a row per image. Metrics are computed from those rows.
+# One job per run and attack, over the run's seeds: a row per image. Metrics are computed from those rows. With `shards`,
+# other jobs have attacked its batches before.
 rule attack:
     input:
         rules.data.output,
@@ -11,6 +12,7 @@ rule attack:
             provenance.evaluation_sources()
             + [provenance.PACKAGE / "jobs/evaluation.py"]
         ),
+        shards=lambda wildcards: shards(wildcards),
     output:
         RUN.outcome("{attack}"),
         RUN.outcome_record("{attack}"),
@@ -26,8 +28,21 @@ rule attack:
         spec=lambda wildcards: EXPERIMENT.evaluation(
             wildcards.run, wildcards.attack
         ).model_dump_json(),
+        part=lambda wildcards: (
+            ["--shard", wildcards.shard] if "shard" in wildcards.keys() else []
+        ),
     shell:
-        "dynat job attack --spec {params.spec:q} --threads {threads} > {log:q} 2>&1"
+        "dynat job attack --spec {params.spec:q} --threads {threads} {params.part:q} > {log:q} 2>&1"
+
+
+# Its file only says that the batches are in state/evaluations, where an interrupted attack resumes.
+use rule attack as attack_shard with:
+    output:
+        temp(touch(PATHS.shard(PRESET, "{run}", "{attack}", "{shard}"))),
+    log:
+        f"logs/attack/{PRESET}/{{run}}-{{attack}}-{{shard}}.log",
+    benchmark:
+        f"logs/attack/{PRESET}/{{run}}-{{attack}}-{{shard}}.tsv"
 
 
 # Small attacks on a run that show whether its evaluation can be trusted.
