@@ -25,6 +25,8 @@ FORMAT = 2
 """Raised whenever the same source gives other files; 2: test images of a source without an official order are
 stratified."""
 
+EXTRA_FORMAT = 1
+
 LabeledArrays = tuple[NDArray[np.uint8], NDArray[np.int64]]
 
 
@@ -65,6 +67,52 @@ class PreparedInfo(BaseModel):
         if version != FORMAT:
             raise ValueError(f"prepared by another version of dynat: format {version}, this one reads {FORMAT}")
         return content
+
+
+class ExtraInfo(BaseModel):
+    """What a checked file of extra images holds."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    format: int
+    path: str
+    images: int
+    unlabeled: int
+    """Images without a label."""
+    per_class: tuple[int, ...]
+    test_images: int
+    """Images that are test images of the data set, pixel for pixel."""
+    sha256: str
+    """Of all images and labels."""
+
+
+def read_extra(folder: Path) -> ExtraInfo:
+    """What `dynat.data.extra` wrote of a file of extra images."""
+    file = folder / INFO
+    try:
+        info = ExtraInfo.model_validate_json(file.read_bytes())
+    except FileNotFoundError:
+        raise DataError(f"{file}: no such file; run `dynat data` first") from None
+    except (OSError, ValidationError) as error:
+        raise DataError(f"{file}: cannot be read ({str(error).splitlines()[0]}); make it again: dynat data") from None
+    if info.format != EXTRA_FORMAT:
+        raise DataError(f"{file}: written by another version of dynat; make it again: dynat data")
+    return info
+
+
+def extra_warnings(info: ExtraInfo, dataset: PreparedInfo) -> list[str]:
+    """What a user should know about extra images before training with them."""
+    warnings = []
+    if info.test_images:
+        warnings.append(
+            f"{info.path}: {info.test_images} of {info.images} extra images are test images of {dataset.name}, pixel "
+            "for pixel: accuracies on them are not test accuracies"
+        )
+    labeled = info.images - info.unlabeled
+    if absent := [name for name, count in zip(dataset.classes, info.per_class, strict=True) if labeled and not count]:
+        more = ", ..." if len(absent) > 5 else ""
+        warnings.append(f"{info.path}: no image has the label {', '.join(absent[:5])}{more}")
+    return warnings
 
 
 def read_info(folder: Path) -> PreparedInfo:

@@ -23,7 +23,17 @@ PACKAGE = Path(__file__).parent
 
 # The config's code is not among them: what it resolves to is part of every digest and every rule's params. Nor is
 # `runtime`: it moves bytes and chooses devices, and computes nothing.
-_TRAINING = ("prepared.py", "data/images.py", "data/augmentation.py", "nn", "models", "pgd.py", "training")
+_TRAINING = (
+    "prepared.py",
+    "data/images.py",
+    "data/augmentation.py",
+    "data/extra.py",
+    "data/npz.py",
+    "nn",
+    "models",
+    "pgd.py",
+    "training",
+)
 _METHOD_BASE = ("methods/__init__.py", "methods/base.py")
 _EVALUATION = (
     "prepared.py",
@@ -61,6 +71,11 @@ def sanity_sources() -> list[Path]:
 def data_sources(source: str) -> list[Path]:
     """The files on which a prepared data set depends."""
     return [*_files(("prepared.py", "data/images.py")), _module_file(registry.SOURCES[source])]
+
+
+def extra_sources() -> list[Path]:
+    """The files on which the check of extra images depends."""
+    return _files(("prepared.py", "data/images.py", "data/npz.py", "data/extra.py"))
 
 
 def listing(dataset: DatasetConfig, known: Path) -> str:

@@ -26,6 +26,7 @@ from dynat.training import distributed
 from dynat.training.distributed import Distributed
 from dynat.training.trainer import Trainer
 from tests import tiny
+from tests.test_extra import NO_IMAGES
 
 STEPS = 12
 
@@ -46,19 +47,25 @@ RUNS: dict[str, Run] = {
     "awp": tiny.run(awp={"gamma": 0.05, "warm_up": 0.0}),
     "lbgat": tiny.run(method="lbgat", guide="small", consistency=1.0, schedule={"lr": 0.02}),
     "gairat": tiny.run(method="gairat", options={"burn_in": 0.0}),
+    "extra": tiny.dynat(extra={"ratio": 0.5, "labels": "guide"}),
     "mail": tiny.run(method="mail-at", options={"burn_in": 0.0}),
 }
 
 
 def trace(run: Run, distributed: Distributed) -> list[float]:
     """The losses of the first steps, and the sum of the weights at the end."""
-    trainer = Trainer(run, tiny.THREAT, tiny.dataset(), seed=0, device=torch.device("cpu"), distributed=distributed)
+    extra = NO_IMAGES if run.extra else None
+    trainer = Trainer(
+        run, tiny.THREAT, tiny.dataset(), seed=0, device=torch.device("cpu"), extra=extra, distributed=distributed
+    )
     trainer.noise.manual_seed(3)
     trainer.networks.train()
     trainer._set_rate(0.02)
     batches = list(tiny.images(per_class=40, seed=5).batches(16))[:STEPS]
     losses = []
     for images, labels in batches:
+        if run.extra:  # the second process has images without a label only
+            labels = torch.where(torch.arange(16) < 8, labels, -1)
         seen = trainer.step(data.to_pixels(images), labels)
         loss = seen["loss"].clone()
         distributed.average([loss])

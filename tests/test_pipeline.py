@@ -10,6 +10,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import psutil
 import pytest
 
@@ -73,6 +74,38 @@ def test_a_checkpoint_is_imported_instead_of_trained(fresh: Project) -> None:
     jobs = fresh.would_run("all", "--config", "checkpoints={theirs: {file: theirs.pt, arch: small}}", "select=[at]")
     assert jobs["import_checkpoint", "theirs"] == jobs["training", "at"] == 1 and not jobs["training", "theirs"]
     assert (jobs["attack", "theirs"], jobs["sanity", "theirs"], jobs["metrics", "theirs"]) == (2, 1, 1)
+
+
+def with_extra_images(project: Project) -> Path:
+    file = project.folder / "more.npz"
+    images, labels = tiny.images(8, seed=9), np.arange(40) % 10
+    np.savez(file, image=images.images.permute(0, 2, 3, 1).numpy(), label=labels)
+    project.params("preset: tiny\ndataset: {extra: {path: more.npz, ratio: 0.5}}\nruns: {at: {extra: {ratio: 0}}}\n")
+    return file
+
+
+def test_extra_images_are_checked_for_the_runs_that_use_them(fresh: Project) -> None:
+    file = with_extra_images(fresh)
+    trained = [f"results/tiny/{run}/seed0/target.safetensors" for run in ("at", "dynat")]
+    assert fresh.would_run(trained[0]) == {("data", ""): 1, ("training", "at"): 1}
+    assert fresh.would_run(trained[1]) == {
+        ("data", ""): 1, ("extra_images", ""): 1, ("training_with_guide", "dynat"): 1
+    }  # fmt: skip
+    file.unlink()
+    code, output = fresh.snakemake("-n", "train")
+    assert code != 0 and "dynat: more.npz: no such file of extra images" in output
+
+
+@pytest.mark.slow
+def test_what_trains_again_after_a_change_of_extra_images(fresh: Project) -> None:
+    file = with_extra_images(fresh)
+    code, output = fresh.snakemake("train")
+    assert code == 0, output
+    assert fresh.would_run("train") == {}
+    file.touch()
+    fresh.params((fresh.folder / "params.yaml").read_text().replace("0.5", "0.25"))
+    jobs = fresh.would_run("train")
+    assert jobs["training_with_guide", "dynat"] == 1 and not jobs["training", "at"] and not jobs["data", ""]
 
 
 def test_the_old_name_of_select_is_accepted_with_a_notice(fresh: Project) -> None:

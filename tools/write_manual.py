@@ -25,7 +25,7 @@ from pydantic.fields import FieldInfo
 from dynat.config import method_options, registry, renamed
 from dynat.config.attacks import AttackConfig, SanityConfig
 from dynat.config.checkpoint import Checkpoint
-from dynat.config.dataset import DatasetConfig, ThreatModel
+from dynat.config.dataset import DatasetConfig, ExtraImagesConfig, ThreatModel
 from dynat.config.preset_input import PresetInput
 from dynat.config.run import Run
 from dynat.config.training import (
@@ -41,7 +41,8 @@ MANUAL = Path(__file__).parents[1] / "config" / "README.md"
 MODELS: dict[str, type[BaseModel]] = {
     model.__name__: model
     for model in (
-        PresetInput, DatasetConfig, ThreatModel, Run, InnerAttack, ScheduleConfig, OptimizerConfig, AugmentationConfig,
+        PresetInput, DatasetConfig, ExtraImagesConfig, ThreatModel, Run, InnerAttack, ScheduleConfig, OptimizerConfig,
+        AugmentationConfig,
         ValidationConfig, AWPConfig, Checkpoint, AttackConfig, SanityConfig, method_options.Gairat,
         method_options.MailAt, method_options.MailTrades, method_options.Sat, method_options.AdaGat,
     )

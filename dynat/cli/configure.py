@@ -52,6 +52,8 @@ def _run(run: Run, threat: ThreatModel) -> str:
     parts += ["clean forward"] if run.clean_forward and not run.guide else []
     parts += [f"AWP gamma {run.awp.gamma:g}"] if run.awp else []
     parts += [name for name in ("compile", "cuda_graph") if getattr(run, name)]
+    parts += [f"{100 * run.extra.ratio:g} % extra images"] if run.extra else []
+    parts += ["labeled by the guide"] if run.extra and run.extra.labels == "guide" else []
     parts += [f"{run.gpus} GPUs"] if run.gpus > 1 else []
     parts += [
         f"{key} {value:g}" if isinstance(value, float) else f"{key} {value}" for key, value in run.options.items()

@@ -30,6 +30,7 @@ from dynat.config import (
     DatasetConfig,
     EvaluationSpec,
     Experiment,
+    ExtraSpec,
     ImportSpec,
     SanitySpec,
     TrainingSpec,
@@ -59,6 +60,15 @@ def run_data(spec: DatasetConfig, settings: JobSettings) -> None:
         from dynat.data import prepare
 
     print(f"data: {spec.name} is ready in {prepare(spec, settings.paths.data)}")
+    if spec.extra is not None:
+        run_extra(ExtraSpec(data=spec.name, images=spec.extra), settings)
+
+
+def run_extra(spec: ExtraSpec, settings: JobSettings) -> None:
+    with quick_imports():
+        from dynat.data.extra import prepare
+
+    print(f"data: {spec.images.path} is checked: {prepare(spec, settings.paths.data)}")
 
 
 def run_training(spec: TrainingSpec, settings: JobSettings) -> None:
@@ -142,6 +152,7 @@ def run_report(spec: Experiment, settings: JobSettings) -> None:
 
 JOBS: dict[str, tuple[type[BaseModel], Callable[[Any, JobSettings], None]]] = {
     "data": (DatasetConfig, run_data),
+    "extra": (ExtraSpec, run_extra),
     "training": (TrainingSpec, run_training),
     "import": (ImportSpec, run_import),
     "attack": (EvaluationSpec, run_evaluation),

@@ -3,11 +3,11 @@
 from dynat.config.attacks import AttackConfig, SanityConfig
 from dynat.config.base import ConfigError
 from dynat.config.checkpoint import Checkpoint, Normalization
-from dynat.config.dataset import DatasetConfig, ThreatModel
+from dynat.config.dataset import DatasetConfig, ExtraImagesConfig, ExtraUse, ThreatModel
 from dynat.config.experiment import Experiment
 from dynat.config.presets import digest, load, of_content, of_file
 from dynat.config.run import Run
-from dynat.config.specs import EvaluationSpec, ImportSpec, JobSpec, SanitySpec, TrainingSpec, TransferSpec
+from dynat.config.specs import EvaluationSpec, ExtraSpec, ImportSpec, JobSpec, SanitySpec, TrainingSpec, TransferSpec
 
 __all__ = [
     "AttackConfig",
@@ -16,6 +16,9 @@ __all__ = [
     "DatasetConfig",
     "EvaluationSpec",
     "Experiment",
+    "ExtraImagesConfig",
+    "ExtraSpec",
+    "ExtraUse",
     "ImportSpec",
     "JobSpec",
     "Normalization",

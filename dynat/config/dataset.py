@@ -2,14 +2,55 @@
 
 from __future__ import annotations
 
+import hashlib
+import re
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from dynat.config import registry
-from dynat.config.base import Count, Positive, Real, Seed, StrictModel, shortened
+from dynat.config.base import Count, Positive, Real, Seed, StrictModel, WrittenIfSet, shortened
 
 DatasetName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$", max_length=100)]
+
+
+class ExtraUse(StrictModel):
+    """How a training uses extra images."""
+
+    ratio: Annotated[Real, Field(ge=0, lt=1)]
+    """Share of extra images in every batch: of `batch` images, `ratio * batch`, rounded, are extra and the others are
+    original. 0.7 is usual for generated images (papers then write an "original-to-generated ratio of 0.3") and 0.5 for
+    the 500,000 pseudo-labeled ones. An epoch has as many steps as without extra images. 0 is off."""
+    labels: Literal["file", "guide"] = "file"
+    """`file`: the labels that the file gives. `guide`, for dynamic labels only: those are ignored, so that the guide
+    learns from the original images alone and labels the extra ones. Images without a label (-1) are labeled by the
+    guide in any case."""
+
+    def count(self, batch: int) -> int:
+        """The number of extra images in a batch of so many."""
+        return round(self.ratio * batch)
+
+
+class ExtraImagesConfig(ExtraUse):
+    """Extra or synthetic training images, beside those of the data set."""
+
+    path: str
+    """An .npz file with the images as bytes, N × height × width × channels, and a label each: `image` and `label`, as
+    published with generated images, or `data` and `extrapolated_targets`, as published with the 500,000 images."""
+
+    @field_validator("path")
+    @classmethod
+    def _npz(cls, value: str) -> str:
+        if not value.endswith(".npz"):
+            raise ValueError(f"'{shortened(value)}' is not an .npz file; see docs/extra-images.md for other formats")
+        return value
+
+    @property
+    def name(self) -> str:
+        """The folder under `data/<name>/extra/` that describes the file."""
+        slug = re.sub(r"[^a-z0-9._-]+", "-", Path(self.path).stem.lower()).strip("-._")[:60] or "images"
+        return f"{slug}-{hashlib.sha256(self.path.encode(errors='surrogateescape')).hexdigest()[:8]}"
 
 
 class DatasetConfig(StrictModel):
@@ -33,6 +74,9 @@ class DatasetConfig(StrictModel):
     split_seed: Seed = 0
     """Seed of that split, of the choice of `train_images`, and of the split into train and test where the source has
     none."""
+    extra: Annotated[ExtraImagesConfig | None, WrittenIfSet()] = None
+    """Extra or synthetic training images for every run; see [extra](#extra). A run can change `ratio` and `labels` in
+    its own `extra:`."""
 
     @field_validator("source")
     @classmethod

@@ -14,7 +14,15 @@ from dynat.config.dataset import DatasetConfig, ThreatModel
 from dynat.config.names import AttackName, PresetName, RunName, refuse_false_name
 from dynat.config.run import Run
 from dynat.config.shards import shard_count
-from dynat.config.specs import EvaluationSpec, ImportSpec, SanitySpec, TrainingSpec, TransferSpec, WithPlugins
+from dynat.config.specs import (
+    EvaluationSpec,
+    ExtraSpec,
+    ImportSpec,
+    SanitySpec,
+    TrainingSpec,
+    TransferSpec,
+    WithPlugins,
+)
 
 OTHER_ROWS = "Other runs"
 """The title of the rows that no group names, where there are groups."""
@@ -76,9 +84,21 @@ class Experiment(WithPlugins):
         """What the trainings of a run read."""
         run = self.runs[registry.known("run", name, self.runs)]
         run = run.model_copy(update={"tensorboard": False})  # it is passed beside: it is no part of the training
+        images = self.dataset.extra
         return TrainingSpec(
-            plugins=self.plugins, preset=self.preset, name=name, data=self.dataset.name, threat=self.threat, run=run
+            plugins=self.plugins,
+            preset=self.preset,
+            name=name,
+            data=self.dataset.name,
+            threat=self.threat,
+            run=run,
+            extra=images.name if images and run.extra else None,
         )
+
+    def extra_images(self) -> ExtraSpec | None:
+        """What the job reads that checks the extra images, if there are any."""
+        images = self.dataset.extra
+        return None if images is None else ExtraSpec(data=self.dataset.name, images=images)
 
     def checkpoint_import(self, name: str) -> ImportSpec:
         """What the import of a third-party checkpoint reads."""

@@ -50,11 +50,12 @@ def load(
         raise ConfigError(f"{where}: extends is for presets; here write preset: {given.extends}")
     name = given.preset or "digits"
     experiment = resolve(name, _preset(name, presets, notice), given)
-    for row, checkpoint in experiment.checkpoints.items():
-        if set("{}") & set(checkpoint.file):
-            raise ConfigError(
-                f"checkpoints.{row}.file: {checkpoint.file}: Snakemake reads braces as a wildcard: rename it"
-            )
+    files = {f"checkpoints.{row}.file": checkpoint.file for row, checkpoint in experiment.checkpoints.items()}
+    if experiment.dataset.extra is not None:
+        files["dataset.extra.path"] = experiment.dataset.extra.path
+    for key, file in files.items():
+        if set("{}") & set(file):
+            raise ConfigError(f"{key}: {file}: Snakemake reads braces as a wildcard: rename it")
     return experiment
 
 

@@ -15,7 +15,7 @@ from dynat.config import registry
 from dynat.config.attacks import AttackConfig, SanityConfig
 from dynat.config.base import ConfigError, nearest, problems, shortened
 from dynat.config.checkpoint import Checkpoint
-from dynat.config.dataset import DatasetConfig, ThreatModel
+from dynat.config.dataset import DatasetConfig, ExtraImagesConfig, ExtraUse, ThreatModel
 from dynat.config.experiment import Experiment
 from dynat.config.merging import Layer, LayerRows, merge
 from dynat.config.names import attack_from_name, file_name
@@ -33,6 +33,7 @@ def resolve(name: str, preset: PresetInput, given: PresetInput) -> Experiment:
     merged = preset.with_layer(given)
     registry.import_plugins(merged.plugins or ())
     threat = checked(ThreatModel, merged.threat or {}, "threat.")
+    dataset = checked(DatasetConfig, merged.dataset or {}, "dataset.")
     attacks = {key: resolve_attack(key, row, threat) for key, row in _attack_rows(preset, given).items()}
     if not attacks:
         raise ConfigError(f"attacks: name at least one: {', '.join(sorted(registry.ATTACKS))}, pgd-20, cw-20")
@@ -43,9 +44,9 @@ def resolve(name: str, preset: PresetInput, given: PresetInput) -> Experiment:
         {
             "plugins": merged.plugins or (),
             "preset": name,
-            "dataset": checked(DatasetConfig, merged.dataset or {}, "dataset."),
+            "dataset": dataset,
             "threat": threat,
-            "runs": {key: resolve_run(key, row, merged, threat) for key, row in selected.items()},
+            "runs": {key: resolve_run(key, row, merged, threat, dataset) for key, row in selected.items()},
             "checkpoints": {key: _checkpoint(key, row, runs) for key, row in checkpoints.items()},
             "groups": _groups(merged.groups or {}, [*runs, *checkpoints], [*selected, *checkpoints]),
             "seeds": {key: _seeds(row, preset, given) for key, row in selected.items()} | dict.fromkeys(checkpoints, 0),
@@ -93,7 +94,9 @@ def _groups(groups: Mapping[str, Any], known: list[str], chosen: list[str]) -> d
     return {title: names for title, names in present.items() if names}
 
 
-def resolve_run(name: str, row: Any, merged: PresetInput, threat: ThreatModel) -> Run:
+def resolve_run(
+    name: str, row: Any, merged: PresetInput, threat: ThreatModel, dataset: DatasetConfig | None = None
+) -> Run:
     """The recipe of a row of `runs:`, started from `training:`."""
     where = f"runs.{shortened(name)}"
     _file_name(name, "run", where)
@@ -113,7 +116,19 @@ def resolve_run(name: str, row: Any, merged: PresetInput, threat: ThreatModel) -
     if fields.get("clean_forward") is None:
         fields["clean_forward"] = guided and not (info is not None and info.forwards_clean)
     fields.pop("seeds", None)
+    fields["extra"] = _extra(fields.get("extra"), None if dataset is None else dataset.extra, where)
     return _with_radius(checked(Run, fields, f"{where}."), threat, where)
+
+
+def _extra(given: Any, images: ExtraImagesConfig | None, where: str) -> ExtraUse | None:
+    """How a run uses the data set's extra images; None if it does not."""
+    if images is None:
+        if given is not None:
+            raise ConfigError(f"{where}.extra: there are no extra images: set dataset.extra: {{path: ..., ratio: ...}}")
+        return None
+    default = {"ratio": images.ratio, "labels": images.labels}
+    use = checked(ExtraUse, {**default, **_row(given, f"{where}.extra")}, f"{where}.extra.")
+    return use if use.ratio else None
 
 
 def _with_radius(run: Run, threat: ThreatModel, where: str) -> Run:

@@ -7,7 +7,8 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from dynat.config import registry
-from dynat.config.base import Count, NotNegative, Real, StrictModel, problems
+from dynat.config.base import Count, NotNegative, Real, StrictModel, WrittenIfSet, problems
+from dynat.config.dataset import ExtraUse
 from dynat.config.renamed import RETIRED_METHODS
 from dynat.config.training import (
     AugmentationConfig,
@@ -50,6 +51,9 @@ class Run(StrictModel):
     """Number of epochs."""
     batch: Count = 128
     """Images per training step."""
+    extra: Annotated[ExtraUse | None, WrittenIfSet()] = None
+    """Changes `ratio` or `labels` of the data set's extra images for this run; `{ratio: 0}` trains without them. See
+    [extra](#extra)."""
     schedule: ScheduleConfig = ScheduleConfig()
     """The learning rate; see [schedule](#schedule)."""
     optimizer: OptimizerConfig = OptimizerConfig()
@@ -132,8 +136,20 @@ class Run(StrictModel):
             raise ValueError("inner.objective ce-true is for labels: dynamic; with true labels write ce")
         if self.schedule.shape == "one-cycle" and self.schedule.factors != ScheduleConfig().factors:
             raise ValueError("schedule.factors has an effect with shape 'steps' only")
+        self._check_extra()
         if self.batch % self.gpus:
             raise ValueError(f"a batch of {self.batch} cannot be divided evenly among {self.gpus} GPUs")
         if self.gpus > 1 and self.cuda_graph:
             raise ValueError("cuda_graph records the step of one GPU: set gpus: 1")
         return self
+
+    def _check_extra(self) -> None:
+        if self.extra is None:
+            return
+        if self.extra.labels == "guide" and self.labels != "dynamic":
+            raise ValueError("extra.labels: guide is for labels: dynamic; set extra: {labels: file}, or {ratio: 0}")
+        if not 0 < (count := self.extra.count(self.batch)) < self.batch:
+            raise ValueError(
+                f"extra.ratio: {self.extra.ratio:g} of a batch of {self.batch} is {count} images; choose a ratio that "
+                "leaves at least one original and one extra image"
+            )

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import model_validator
 
 from dynat.config import registry
 from dynat.config.attacks import AttackConfig
-from dynat.config.base import Seed, Seeds, StrictModel
+from dynat.config.base import Seed, Seeds, StrictModel, WrittenIfSet
 from dynat.config.checkpoint import Checkpoint
-from dynat.config.dataset import DatasetName, ThreatModel
+from dynat.config.dataset import DatasetName, ExtraImagesConfig, ThreatModel
 from dynat.config.names import AttackName, PresetName, RunName, refuse_false_name
 from dynat.config.run import Run
 
@@ -45,6 +45,16 @@ class TrainingSpec(JobSpec):
     """The name of the run."""
     threat: ThreatModel
     run: Run
+    extra: Annotated[str | None, WrittenIfSet()] = None
+    """The folder under data/<data>/extra/ that describes its extra images."""
+
+
+class ExtraSpec(StrictModel):
+    """A file of extra images, to be checked against a data set."""
+
+    data: DatasetName
+    """The data set's folder under data/."""
+    images: ExtraImagesConfig
 
 
 class ImportSpec(JobSpec):

@@ -20,6 +20,7 @@ from pathlib import Path
 from dynat import prepared
 from dynat.config import Checkpoint, Experiment, load, registry
 from dynat.config.presets import PARAMS
+from dynat.jobs.unlabeled import refuse_unlabeled
 from dynat.results.paths import Paths
 from dynat.results.records import OutcomeRecord, TrainingRecord, read_record
 from dynat.runtime.errors import UserError
@@ -37,6 +38,7 @@ def check_before_jobs(experiment: Experiment, paths: Paths, records: Path = RECO
     """
     check_prepared_data(paths.dataset(experiment.dataset.name))
     check_checkpoint_files(experiment)
+    check_extra_images(experiment, paths)
     refuse_too_few_classes(experiment, paths)
     refuse_unrecorded_results(experiment, paths, records)
     unlink_records(records)
@@ -55,6 +57,19 @@ def check_checkpoint_files(experiment: Experiment) -> None:
     for checkpoint in experiment.checkpoints.values():
         if (file := Path(checkpoint.file)).exists():
             check_readable(file, "checkpoint")
+
+
+def check_extra_images(experiment: Experiment, paths: Paths) -> None:
+    """Refuse a missing file of extra images, and images without a label in runs that need one."""
+    images = experiment.dataset.extra
+    if images is None:
+        return
+    check_readable(Path(images.path).expanduser(), "file of extra images")
+    folder = paths.extra_images(experiment.dataset.name, images.name)
+    if (folder / prepared.INFO).exists():
+        info = prepared.read_extra(folder)
+        for name, run in experiment.runs.items():
+            refuse_unlabeled(info, name, run)
 
 
 def unlink_records(records: Path = RECORDS) -> int:

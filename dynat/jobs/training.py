@@ -12,14 +12,23 @@ import torch
 from safetensors.torch import save
 
 import dynat
-from dynat import data, provenance
+from dynat import data, prepared, provenance
 from dynat.config import TrainingSpec, digest
+from dynat.data.extra import ExtraImages
+from dynat.data.extra import load as load_extra
 from dynat.jobs.epoch_log import EpochLog
+from dynat.jobs.unlabeled import refuse_unlabeled
 from dynat.nn.mixed_precision import compute_dtype
 from dynat.nn.numerics import set_training_numerics
 from dynat.results.history import Row, write_history
 from dynat.results.paths import Paths, SeedFiles
-from dynat.results.records import DatasetInfo, ParameterCounts, TrainingRecord, write_record
+from dynat.results.records import (
+    DatasetInfo,
+    ExtraImagesInfo,
+    ParameterCounts,
+    TrainingRecord,
+    write_record,
+)
 from dynat.results.take_off import early_warnings, warnings
 from dynat.results.weights import file_sha256
 from dynat.runtime.device import choose_device
@@ -57,14 +66,19 @@ def _train(
     tensorboard: bool,
 ) -> Path:
     images = data.load(paths.dataset(spec.data))
+    extra = None if spec.extra is None else _extra_images(spec, paths)
     code = provenance.code_digest(provenance.training_sources(spec.run.method))
     dtype = str(compute_dtype(spec.run.precision, device))
-    name = digest(spec, seed, images.digest, code, device.type, dtype, torch.__version__)
+    more = [] if extra is None else [extra.info.sha256]
+    name = digest(spec, seed, images.digest, *more, code, device.type, dtype, torch.__version__)
     state = TrainingState(paths.training_state(name), say)
     files = paths.seed_files(spec.preset, spec.name, seed)
     check_writable(files.folder)
     title = f"{spec.name} seed {seed}"
     say(f"{title}: {len(images.train)} images, {spec.run.epochs} epochs on {device}")
+    if extra is not None and spec.run.extra is not None:
+        share = f"{spec.run.extra.count(spec.run.batch)} of {spec.run.batch}"
+        say(f"{title}: {share} images of a batch are from {extra.info.path}, {len(extra):,} images")
     dataset = dataset_info(images)
     events = paths.tensorboard(spec.preset, spec.name, seed) if tensorboard else None
     with (
@@ -83,6 +97,7 @@ def _train(
             images,
             seed=seed,
             device=device,
+            extra=extra,
             state=state,
             distributed=distributed,
             report=report,
@@ -91,7 +106,7 @@ def _train(
         )
     if not distributed.is_main:
         return files.folder
-    publish(files, trained, _record(spec, seed, images, trained, name, device))
+    publish(files, trained, _record(spec, seed, images, extra, trained, name, device))
     state.discard()
     say(f"best epoch {trained.best_epoch} of {spec.run.epochs}; written to {files.folder}")
     say(f"{title}: {_result(spec, trained)}")
@@ -129,8 +144,21 @@ def _result(spec: TrainingSpec, trained: Trained) -> str:
     return f"trained in {took}, clean {100 * best['clean']:.1f} %, {pgd} {100 * best['pgd']:.1f} %"
 
 
+def _extra_images(spec: TrainingSpec, paths: Paths) -> ExtraImages:
+    assert spec.extra is not None
+    folder = paths.extra_images(spec.data, spec.extra)
+    refuse_unlabeled(prepared.read_extra(folder), spec.name, spec.run)
+    return load_extra(folder)
+
+
 def _record(
-    spec: TrainingSpec, seed: int, images: data.Dataset, trained: Trained, name: str, device: torch.device
+    spec: TrainingSpec,
+    seed: int,
+    images: data.Dataset,
+    extra: ExtraImages | None,
+    trained: Trained,
+    name: str,
+    device: torch.device,
 ) -> TrainingRecord:
     return TrainingRecord(
         plugins=spec.plugins,
@@ -141,7 +169,7 @@ def _record(
         config=spec.run,
         seed=seed,
         digest=name,
-        dataset=dataset_info(images),
+        dataset=dataset_info(images, extra),
         best_epoch=trained.best_epoch,
         training_seconds=sum(row["seconds"] for row in trained.history),
         parameters=ParameterCounts(
@@ -153,7 +181,7 @@ def _record(
     )
 
 
-def dataset_info(images: data.Dataset) -> DatasetInfo:
+def dataset_info(images: data.Dataset, extra: ExtraImages | None = None) -> DatasetInfo:
     """The data set as results describe it."""
     return DatasetInfo(
         name=images.name,
@@ -167,6 +195,18 @@ def dataset_info(images: data.Dataset) -> DatasetInfo:
         test_order=images.test_order,
         test_in_train=images.test_in_train,
         largest_class=max(_largest_class(images.train), _largest_class(images.validation)),
+        extra=None if extra is None else _extra_info(extra),
+    )
+
+
+def _extra_info(extra: ExtraImages) -> ExtraImagesInfo:
+    info = extra.info
+    return ExtraImagesInfo(
+        file=Path(info.path).name,
+        digest=info.sha256,
+        images=info.images,
+        unlabeled=info.unlabeled,
+        test_images=info.test_images,
     )
 
 

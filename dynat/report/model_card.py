@@ -90,7 +90,7 @@ def to_markdown(exported: ExportedRun) -> str:
         "Limits": [_bullets(_limits(exported))],
         "How to load it": [f"```python\n{exported.example}\n```", _about_loading(exported)],
         "Files": [_files(exported)],
-        "Data": [_about_data(data)],
+        "Data": [_about_data(data), *_about_extra(exported.row, data)],
         "Recipe": [_recipe(exported)],
         "Cost": [_bullets(_cost(metrics))],
         "Environment": [_bullets(_environment(metrics))],
@@ -132,7 +132,7 @@ def claim(metrics: RunMetrics, seed: int) -> Claim | None:
     eps = metrics.threat.eps
     return Claim(
         name=f"{formatting.method_title(row)} ({metrics.run}, seed {seed})",
-        additional_data=None if isinstance(row, Checkpoint) else False,
+        additional_data=None if isinstance(row, Checkpoint) else row.extra is not None,
         dataset=metrics.dataset.name,
         architecture=architecture(network_of(row)),
         eps=pixel_fraction(eps) if metrics.threat.norm == "linf" else f"{eps:g}",
@@ -243,6 +243,21 @@ def _about_data(data: DatasetInfo) -> str:
         f"validation images to choose the epoch, {data.test:,} test images. "
         f"SHA-256 of images and labels: `{data.digest}`."
     )
+
+
+def _about_extra(row: Run | Checkpoint, data: DatasetInfo) -> list[str]:
+    if isinstance(row, Checkpoint) or row.extra is None or data.extra is None:
+        return []
+    extra, count = data.extra, row.extra.count(row.batch)
+    labels = "the labels of the file"
+    if row.labels == "dynamic":
+        known = row.extra.labels == "file" and extra.unlabeled < extra.images
+        labels = f"labels of the guide, which learned {'from them too' if known else 'from the original images alone'}"
+    shared = f" {extra.test_images:,} of them are test images, pixel for pixel." if extra.test_images else ""
+    return [
+        f"Extra images: {count} of the {row.batch} images of every batch are from {escape(extra.file)}, "
+        f"{extra.images:,} images, with {labels}.{shared} SHA-256: `{extra.digest}`."
+    ]
 
 
 def _recipe(exported: ExportedRun) -> str:

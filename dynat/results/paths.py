@@ -133,6 +133,13 @@ class Paths:
         """Name, source, classes and counts."""
         return self.dataset(name) / "info.json"
 
+    def extra_images(self, dataset: str, name: str) -> Path:
+        """The folder that describes a file of extra images; `dynat.data.extra` writes and reads it."""
+        return self.dataset(dataset) / "extra" / name
+
+    def extra_images_info(self, dataset: str, name: str) -> Path:
+        return self.extra_images(dataset, name) / "info.json"
+
     def experiment(self, preset: str) -> ExperimentFiles:
         return ExperimentFiles(self.results / preset)
 

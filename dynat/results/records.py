@@ -14,10 +14,13 @@ import json
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import Field, ValidationError
 
 from dynat.config import AttackConfig, Checkpoint, Run, ThreatModel, registry
 from dynat.results.csv_files import TableContent
+from dynat.results.dataset_info import DatasetInfo as DatasetInfo
+from dynat.results.dataset_info import ExtraImagesInfo as ExtraImagesInfo
+from dynat.results.dataset_info import Part
 from dynat.results.reading import made_again
 from dynat.results.reading import required as required
 from dynat.runtime.errors import UserError
@@ -27,39 +30,12 @@ FORMAT_VERSION = 2
 """Raised whenever a field of a record or a column of a table changes its name or its meaning."""
 
 
-class Part(BaseModel):
-    """A part of a record: frozen, without unknown fields."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
 class Record(Part):
     """A whole JSON file."""
 
     format_version: int = FORMAT_VERSION
     plugins: tuple[str, ...] = ()
     """Modules that define methods, networks or attacks named in the record; they must be imported before it is read."""
-
-
-class DatasetInfo(Part):
-    """The data set that a network was trained and evaluated on."""
-
-    name: str
-    digest: str
-    """SHA-256 of images and labels."""
-    classes: tuple[str, ...]
-    channels: int
-    size: tuple[int, int]
-    train: int
-    """Number of training images; likewise the two below."""
-    validation: int
-    test: int
-    test_order: str = "as given"
-    """Which images the first n of them are: official, or stratified with a seed."""
-    test_in_train: int = 0
-    """Test images that are also training or validation images, pixel for pixel."""
-    largest_class: float = 0.0
-    """Share of the most frequent class among the training or the held-out images, whichever is larger; 0 if unknown."""
 
 
 class ParameterCounts(Part):
@@ -87,7 +63,7 @@ class TrainingRecord(Record):
     machine: str
     compute_dtype: str | None = None
     """float32 or bfloat16; None for a checkpoint."""
-    weights: dict[str, str] = {}
+    weights: dict[str, str] = Field(default_factory=dict)
     """SHA-256 of each file of weights."""
     table: TableContent | None = None
     """The history; likewise in the other records: the table beside it, filled in by what writes both."""

@@ -48,6 +48,9 @@ def training_step(
     guide_logits = None if guide is None else guide(images)
     dynamic = run.labels == "dynamic"
     labels = _guide_labels(guide, run, images, guide_logits) if dynamic else truth
+    known = None if run.extra is None else truth >= 0
+    if known is not None and dynamic:  # the label of an image without one is the guide's
+        truth = torch.where(known, truth, labels)
 
     surrogate = surrogate_of(target)
     objective = method.objective(surrogate, images, labels=labels, truth=truth)
@@ -57,14 +60,19 @@ def training_step(
     with weight_perturbation(run, method, inputs, truth):
         terms = {name: values.mean() for name, values in method.loss(inputs).items()}
         target_loss = torch.stack(list(terms.values())).sum()
-        guide_loss = None if guide_logits is None else cross_entropy(guide_logits, truth).mean()
+        guide_loss = None if guide_logits is None else _mean(cross_entropy(guide_logits, truth), known, distributed)
         beta = 1.0 if run.beta is None else run.beta
         loss = target_loss if guide_loss is None else guide_loss + beta * target_loss
         update(loss)
     if networks.ema is not None:  # only now: under AWP the update happens at perturbed weights
         networks.ema.update_parameters(target)
 
-    return _values_to_log(loss, terms, guide_loss, guide_logits, labels if dynamic else None, truth)
+    values = {"loss": loss.detach(), **{f"loss_{name}": term.detach() for name, term in terms.items()}}
+    if guide_loss is not None and guide_logits is not None:
+        decided = labels if dynamic else guide_logits.detach().argmax(1)
+        values["loss_guide"] = guide_loss.detach()
+        values["label_accuracy"] = _mean((decided == truth).float(), known, distributed)
+    return values
 
 
 def _guide_labels(guide: nn.Module | None, run: Run, images: Tensor, guide_logits: Tensor | None) -> Tensor:
@@ -76,17 +84,10 @@ def _guide_labels(guide: nn.Module | None, run: Run, images: Tensor, guide_logit
     return guide_logits.detach().argmax(1)
 
 
-def _values_to_log(
-    loss: Tensor,
-    terms: dict[str, Tensor],
-    guide_loss: Tensor | None,
-    guide_logits: Tensor | None,
-    dynamic_labels: Tensor | None,
-    truth: Tensor,
-) -> dict[str, Tensor]:
-    values = {"loss": loss.detach(), **{f"loss_{name}": term.detach() for name, term in terms.items()}}
-    if guide_loss is not None and guide_logits is not None:
-        labels = guide_logits.detach().argmax(1) if dynamic_labels is None else dynamic_labels
-        values["loss_guide"] = guide_loss.detach()
-        values["label_accuracy"] = (labels == truth).float().mean()
-    return values
+def _mean(values: Tensor, known: Tensor | None, distributed: Distributed) -> Tensor:
+    """The mean over the images whose true label is known, in the batch of all processes."""
+    if known is None:
+        return values.mean()
+    share = known.float().mean()
+    distributed.average([share])
+    return (values * known).mean() / share

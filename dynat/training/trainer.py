@@ -19,10 +19,12 @@ from torch import Tensor
 from dynat import methods
 from dynat.config import Run, ThreatModel
 from dynat.data import Dataset, LabeledImages, augment, to_pixels
+from dynat.data.extra import ExtraImages
 from dynat.nn.cuda_graph import CUDAGraphStep, Step
 from dynat.runtime.errors import JobError
 from dynat.runtime.progress import HIDDEN, Progress
 from dynat.training.distributed import SINGLE_PROCESS, Distributed
+from dynat.training.extra import ExtraBatches
 from dynat.training.networks import Weights, build_networks, weights_of
 from dynat.training.schedule import learning_rate
 from dynat.training.state import TrainingState
@@ -57,6 +59,7 @@ def train(
     *,
     seed: int,
     device: torch.device,
+    extra: ExtraImages | None = None,
     state: TrainingState | None = None,
     distributed: Distributed = SINGLE_PROCESS,
     report: Callable[[Row], None] = lambda row: None,
@@ -67,7 +70,7 @@ def train(
 
     `resumed` gets the epochs of earlier calls, `report` every new one; `progress` counts epochs.
     """
-    trainer = Trainer(run, threat, data, seed=seed, device=device, distributed=distributed)
+    trainer = Trainer(run, threat, data, seed=seed, device=device, extra=extra, distributed=distributed)
     saved = None if state is None else state.load(device)
     if saved is not None:
         trainer.restore(saved)
@@ -92,11 +95,13 @@ class Trainer:
         *,
         seed: int,
         device: torch.device,
+        extra: ExtraImages | None = None,
         distributed: Distributed = SINGLE_PROCESS,
     ) -> None:
         self.run, self.threat, self.seed, self.device = run, threat, seed, device
         self.distributed = distributed
         self.train_set, self.held_out = data.train.to(device), data.validation.to(device)
+        self.extra = None if run.extra is None else ExtraBatches(run.extra, extra)
         self.method = methods.build(run, threat)
         self.networks = build_networks(
             run, classes=len(data.classes), channels=data.channels, seed=seed, device=device, distributed=distributed
@@ -120,22 +125,27 @@ class Trainer:
     def epoch(self, progress: Progress = HIDDEN) -> Row:
         began, epochs = time.perf_counter(), self.run.epochs
         batches = list(epoch_batches(self.train_set, self.run.batch, self._generator("order")))
+        labeled: Iterator[tuple[Tensor, Tensor]] = (
+            (self.train_set.images[index], self.train_set.labels[index]) for index in batches
+        )
+        if self.extra is not None:
+            labeled = self.extra.mixed_in(labeled, len(batches), len(batches[0]), self._seed("extra"))
         crops = self._generator("crops")
         self.begin_epoch()
         rate = learning_rate(self.run.schedule, epochs=epochs, progress=self.finished)
         total: dict[str, Tensor] = {}
         title = f"epoch {self.finished + 1}/{epochs}"
         progress.describe(lambda: f"{title}, loss {float(total['loss']) / (number + 1):.3f}")
-        for number, index in enumerate(batches):
+        for number, (images, labels) in enumerate(labeled):
             position = self.finished + number / len(batches)
             self._set_rate(learning_rate(self.run.schedule, epochs=epochs, progress=position))
             images = augment(
-                self.train_set.images[index],
+                images,
                 padding=self.run.augmentation.padding,
                 flip=self.run.augmentation.flip,
                 generator=crops,
             )
-            values = self.step(to_pixels(images), self.train_set.labels[index])
+            values = self.step(to_pixels(images), labels)
             total = {name: total.get(name, 0) + value for name, value in values.items()}
             if (number + 1) % CHECK_EVERY[self.device.type] == 0 and not torch.isfinite(total["loss"]):
                 raise self._diverged(self.finished + 1)

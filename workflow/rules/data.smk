@@ -9,8 +9,30 @@ rule data:
         f"logs/data/{EXPERIMENT.dataset.name}.log",
     localrule: True
     params:
-        spec=lambda wildcards: EXPERIMENT.dataset.model_dump_json(),
+        # Extra images change nothing in the data set itself.
+        spec=lambda wildcards: EXPERIMENT.dataset.model_dump_json(exclude={"extra"}),
         # A changed folder of images is another data set.
         images=provenance.listing(EXPERIMENT.dataset, PATHS.listings),
     shell:
         "dynat job data --spec {params.spec:q} > {log:q} 2>&1"
+
+
+# Extra training images stay in their file, which is checked once.
+EXTRA = EXPERIMENT.extra_images()
+
+if EXTRA:
+
+    rule extra_images:
+        input:
+            rules.data.output,
+            file=str(Path(EXTRA.images.path).expanduser()),
+            src=relative(provenance.extra_sources()),
+        output:
+            PATHS.extra_images_info(EXTRA.data, EXTRA.images.name),
+        log:
+            f"logs/data/{EXTRA.data}-{EXTRA.images.name}.log",
+        localrule: True
+        params:
+            spec=EXTRA.model_dump_json(),
+        shell:
+            "dynat job extra --spec {params.spec:q} > {log:q} 2>&1"

@@ -10,6 +10,9 @@ IMPORTS = [FILES.run(name).seed(0) for name in EXPERIMENT.checkpoints]
 rule training:
     input:
         rules.data.output,
+        lambda wildcards: (
+            rules.extra_images.output if EXPERIMENT.runs[wildcards.run].extra else []
+        ),
         src=lambda wildcards: relative(
             provenance.training_sources(EXPERIMENT.runs[wildcards.run].method)
         ),
