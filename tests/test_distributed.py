@@ -43,6 +43,7 @@ registry.NETWORKS["plain"] = "tests.test_distributed:plain"
 RUNS: dict[str, Run] = {
     "without-batchnorm": tiny.run(labels="dynamic", guide="plain", target="plain", beta=2.0, clean_forward=True),
     "with-batchnorm": tiny.dynat(ema=0.9),
+    "bfloat16": tiny.dynat(precision="bfloat16"),
     "uniform-start": tiny.dynat(inner={"eps": 0.05, "step_size": 0.02, "steps": 2, "start": "uniform"}),
     "awp": tiny.run(awp={"gamma": 0.05, "warm_up": 0.0}),
     "lbgat": tiny.run(method="lbgat", guide="small", consistency=1.0, schedule={"lr": 0.02}),
@@ -95,7 +96,7 @@ def test_two_processes_train_what_one_trains(name: str, in_two: list[dict[str, l
     """The first losses up to rounding, which the signs in PGD then amplify; the weights of both alike."""
     alone, first, second = trace(RUNS[name], Distributed()), in_two[0][name], in_two[1][name]
     assert first == second, "both processes hold the same bits"
-    assert first[:4] == pytest.approx(alone[:4], rel=1e-4)
+    assert first[:4] == pytest.approx(alone[:4], rel=5e-3 if name == "bfloat16" else 1e-4)
     assert first == pytest.approx(alone, rel=0.02)
 
 

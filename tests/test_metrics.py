@@ -15,7 +15,15 @@ from dynat.config import Run
 from dynat.results.csv_files import TableContent
 from dynat.results.metrics import run_metrics, write_metrics
 from dynat.results.paths import RunFiles
-from dynat.results.records import AttackMetrics, RunMetrics, WorstCase
+from dynat.results.records import (
+    AttackMetrics,
+    OutcomeRecord,
+    RunMetrics,
+    TrainingRecord,
+    WorstCase,
+    read_record,
+    write_record,
+)
 from dynat.results.statistics import wilson
 from dynat.runtime.errors import UserError
 from tests.fake_results import ATTACK, AUTOATTACK, CLEAN, verdicts, write_outcome, write_training
@@ -114,9 +122,8 @@ def _same_row_twice(run: RunFiles) -> None:
 
 def _record_table(run: RunFiles, attack: str) -> None:
     """Make the record describe the table as it is now."""
-    recorded = json.loads(run.outcome_record(attack).read_text())
-    content = TableContent.of(run.outcome(attack).read_bytes()).model_dump()
-    run.outcome_record(attack).write_text(json.dumps({**recorded, "table": content}))
+    file, table = run.outcome_record(attack), TableContent.of(run.outcome(attack).read_bytes())
+    write_record(file, read_record(file, OutcomeRecord).model_copy(update={"table": table}))
 
 
 def _half_a_verdict(run: RunFiles) -> None:
@@ -200,9 +207,8 @@ def test_autoattacks_own_warning_about_square(tmp_path: Path, by_square: int, wa
 
 
 def other_dataset(file: Path, **fields: Any) -> None:
-    record = json.loads(file.read_text())
-    record["dataset"].update(fields)
-    file.write_text(json.dumps(record))
+    record = read_record(file, TrainingRecord)
+    write_record(file, record.model_copy(update={"dataset": record.dataset.model_copy(update=fields)}))
 
 
 def test_a_subset_that_lacks_a_class_is_a_warning(run: RunFiles) -> None:

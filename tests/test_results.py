@@ -133,6 +133,29 @@ def test_a_damaged_record_is_refused_with_what_to_do(content: str, message: str,
         read_record(file, TrainingRecord)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_digit_of_a_record_does_not_change_unnoticed(
+    kind: type[Record], records: dict[type[Record], Record], tmp_path: Path
+) -> None:
+    """Every digit of every number, and the text of the checksum itself."""
+    file = tmp_path / "record.json"
+    write_record(file, records[kind])
+    text = file.read_text()
+    places = [place for place, character in enumerate(text) if character.isdigit()]
+    refused = 0
+    for place in places[:: max(1, len(places) // 100)]:
+        other = str((int(text[place]) + 1) % 10)
+        file.write_text(text[:place] + other + text[place + 1 :])
+        try:
+            assert read_record(file, kind) == records[kind], "the last digit of a float can round to the same"
+        except UserError as error:
+            assert str(file) in str(error)
+            refused += 1
+    assert refused > 20
+    file.write_text(json.dumps(json.loads(text), indent=7))
+    assert read_record(file, kind) == records[kind], "the same values in another layout"
+
+
 def test_a_missing_file_names_the_command_that_makes_it(tmp_path: Path) -> None:
     file = SeedFiles(tmp_path).config
     with pytest.raises(UserError, match=f"no such file; make it with: snakemake --cores all {file}"):
@@ -228,6 +251,16 @@ def test_a_damaged_table_is_refused_with_what_makes_it_again(
     damage(file)
     with pytest.raises(UserError, match=rf"{file}: cut or changed .*make it again: snakemake --cores all {file}"):
         read()
+
+
+def test_a_changed_pixel_of_an_example_is_noticed(tmp_path: Path) -> None:
+    file, labels = tmp_path / "some.safetensors", np.array([3])
+    write_examples(file, Examples(np.zeros((1, 1, 2, 2)), np.zeros((1, 1, 2, 2)), labels, labels, labels), ["a"])
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(UserError, match=f"{file}: changed after it was written .*make it again"):
+        read_examples(file)
 
 
 def test_examples_that_were_cut_are_refused_by_name(tmp_path: Path) -> None:

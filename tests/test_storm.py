@@ -18,7 +18,7 @@ def test_the_short_form(tmp_path: Path) -> None:
     counts = argparse.Namespace(trainings=1, evaluations=1, pipelines=1, flips=1, disks=1)
     rows = storm.storm(1, counts, tmp_path)
     assert not [failure for row in rows for failure in row.failures]
-    assert len(rows) == 11
+    assert len(rows) == 14
 
 
 def test_the_table_counts_what_passed() -> None:

@@ -20,8 +20,14 @@ RESERVED = {
 }
 """By kind of name: what lies beside the folders or files that are named by it (`dynat.results.paths`, logs)."""
 
-SYNONYMS = {"aa": "autoattack", "auto-attack": "autoattack"}
-"""Other names of a kind of attack."""
+SYNONYMS = {
+    "aa": ("autoattack",),
+    "auto-attack": ("autoattack",),
+    "apgd": ("apgd-ce", "apgd-t"),
+    "auto-pgd": ("apgd-ce", "apgd-t"),
+    "fab": ("fab-t",),
+}
+"""Other names of attacks, and the kinds that each can mean."""
 
 
 def file_name(name: str, kind: str) -> str:
@@ -62,26 +68,26 @@ def attack_from_name(name: str) -> dict[str, Any]:
 
 def refuse_false_name(name: str, kind: str, steps: int | None) -> None:
     """`ValueError` if the name of an attack says another kind or number of steps than its settings."""
-    said_kind, said_steps = _said(name)
+    said_kinds, said_steps = _said(name)
     right = kind if steps is None else f"{kind}-{steps}"
-    if said_kind is not None and said_kind != kind:
-        raise ValueError(f"the name says {said_kind}, and its kind is {kind}: name it '{right}', say")
-    if said_kind is not None and steps is not None and said_steps not in (None, steps):
+    if said_kinds and kind not in said_kinds:
+        raise ValueError(f"the name says {' or '.join(said_kinds)}, and its kind is {kind}: name it '{right}', say")
+    if said_kinds and steps is not None and said_steps not in (None, steps):
         raise ValueError(f"the name says {said_steps} steps, and it has {steps}: name it '{right}', say")
 
 
-def _said(name: str) -> tuple[str | None, int | None]:
-    """The first kind of attack that a name contains, and the number after it."""
+def _said(name: str) -> tuple[tuple[str, ...], int | None]:
+    """The kinds that the first attack in a name can mean, and the number after it."""
     words = _words(name)
-    kinds = {kind: kind for kind in registry.ATTACKS} | SYNONYMS
-    longest_first = sorted(((_words(text), kind) for text, kind in kinds.items()), key=lambda entry: -len(entry[0]))
+    kinds = {kind: (kind,) for kind in registry.ATTACKS} | SYNONYMS
+    longest_first = sorted(((_words(text), meant) for text, meant in kinds.items()), key=lambda entry: -len(entry[0]))
     for start in range(len(words)):
-        for sought, kind in longest_first:
+        for sought, meant in longest_first:
             end = start + len(sought)
             if words[start:end] == sought:
                 number = words[end] if end < len(words) and words[end].isdigit() else None
-                return kind, None if number is None else int(number)
-    return None, None
+                return meant, None if number is None else int(number)
+    return (), None
 
 
 def _words(name: str) -> list[str]:

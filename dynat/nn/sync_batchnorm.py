@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 
 class CPUSyncBatchNorm(nn.modules.batchnorm._BatchNorm):
-    """For inputs of any number of dimensions; channels are the second."""
+    """For inputs of any number of dimensions; channels are the second. Computes in float32 at least."""
 
     def _check_input_dim(self, input: Tensor) -> None:
         pass
@@ -18,7 +18,8 @@ class CPUSyncBatchNorm(nn.modules.batchnorm._BatchNorm):
     def forward(self, input: Tensor) -> Tensor:
         if not self.training:
             return super().forward(input)
-        size = dist.get_world_size()
+        given, size = input.dtype, dist.get_world_size()
+        input = input.to(torch.promote_types(given, torch.float32))
         others = [dim for dim in range(input.dim()) if dim != 1]
         shape = [-1 if dim == 1 else 1 for dim in range(input.dim())]
         mean: Tensor = _AllReduceSum.apply(input.mean(others)) / size  # type: ignore[no-untyped-call]
@@ -32,7 +33,7 @@ class CPUSyncBatchNorm(nn.modules.batchnorm._BatchNorm):
             self.running_mean.lerp_(mean.detach(), self.momentum)
             self.running_var.lerp_(variance.detach() * (count / (count - 1)), self.momentum)
         scale = self.weight * torch.rsqrt(variance + self.eps)
-        return torch.addcmul(self.bias.view(shape), centered, scale.view(shape))
+        return torch.addcmul(self.bias.view(shape), centered, scale.view(shape)).to(given)
 
 
 class _AllReduceSum(torch.autograd.Function):

@@ -8,6 +8,7 @@ outcomes/<attack>.examples.safetensors   images of the first seed before and aft
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 from collections.abc import Mapping, Sequence
@@ -95,18 +96,29 @@ def write_examples(file: Path, examples: Examples, classes: Sequence[str]) -> No
     from safetensors.numpy import save
 
     # Not with safetensors' own writer, which hides that a disk is full.
-    content = save(dict(vars(examples)), {"classes": json.dumps(list(classes))})
+    content = save(dict(vars(examples)), {"classes": json.dumps(list(classes)), "sha256": _checksum(examples)})
     atomic_write(file, lambda draft: draft.write_bytes(content))
 
 
 def read_examples(file: Path) -> Examples:
-    from safetensors import SafetensorError
-    from safetensors.numpy import load_file
+    from safetensors import SafetensorError, safe_open
 
     try:
-        return Examples(**load_file(required(file)))
+        with safe_open(required(file), framework="np") as tensors:
+            examples = Examples(**{name: tensors.get_tensor(name) for name in tensors.keys()})  # noqa: SIM118
+            expected = (tensors.metadata() or {}).get("sha256")
     except (SafetensorError, TypeError) as error:  # TypeError: other arrays than those of an Examples
         raise UserError(f"{file}: no complete file of example images ({error}); {made_again(file)}") from None
+    if expected not in (None, _checksum(examples)):  # files of earlier versions have none
+        raise UserError(f"{file}: changed after it was written (another SHA-256); {made_again(file)}")
+    return examples
+
+
+def _checksum(examples: Examples) -> str:
+    content = hashlib.sha256()
+    for array in vars(examples).values():
+        content.update(f"{array.dtype} {array.shape}".encode() + array.tobytes())
+    return content.hexdigest()
 
 
 def read_outcome(run: RunFiles, name: str) -> Outcome:

@@ -5,14 +5,13 @@
     RunMetrics       metrics.json
 
 Every record carries the version of its format. A file of another version is refused: the numbers of two versions
-need not mean the same.
+need not mean the same. Its last entry is the SHA-256 of the others, so that no digit changes unnoticed.
 """
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from pydantic import Field, ValidationError
 
@@ -21,6 +20,7 @@ from dynat.results.csv_files import TableContent
 from dynat.results.dataset_info import DatasetInfo as DatasetInfo
 from dynat.results.dataset_info import ExtraImagesInfo as ExtraImagesInfo
 from dynat.results.dataset_info import Part
+from dynat.results.json_files import json_text, read_json
 from dynat.results.reading import made_again
 from dynat.results.reading import required as required
 from dynat.runtime.errors import UserError
@@ -241,12 +241,12 @@ AnyRecord = TypeVar("AnyRecord", bound=Record)
 
 
 def write_record(file: Path, record: Record) -> None:
-    atomic_text(file, json.dumps(record.model_dump(mode="json"), indent=2) + "\n")
+    atomic_text(file, json_text(record.model_dump(mode="json")))
 
 
 def read_record(file: Path, kind: type[AnyRecord]) -> AnyRecord:
     """The record in `file`; `UserError` names a missing, damaged or foreign file and what to do about it."""
-    content = _read_json(file)
+    content, intact = read_json(file)
     version = content.get("format_version")
     if version != FORMAT_VERSION:
         raise UserError(
@@ -255,19 +255,11 @@ def read_record(file: Path, kind: type[AnyRecord]) -> AnyRecord:
         )
     registry.require_plugins(content.get("plugins"), str(file))
     try:
-        return kind.model_validate(content)
+        record = kind.model_validate(content)
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"]))
         raise UserError(f"{file}: {place}: {first['msg']}; {made_again(file)}") from None
-
-
-def _read_json(file: Path) -> dict[str, Any]:
-    text = required(file).read_bytes()
-    try:
-        content = json.loads(text.decode())
-    except (ValueError, RecursionError) as error:  # also bytes that are no UTF-8, and numbers of 5,000 digits
-        raise UserError(f"{file}: not valid JSON ({error}); {made_again(file)}") from None
-    if not isinstance(content, dict):
-        raise UserError(f"{file}: expected a JSON object, found {type(content).__name__}; {made_again(file)}")
-    return content
+    if not intact:
+        raise UserError(f"{file}: changed after it was written (another SHA-256); {made_again(file)}")
+    return record
