@@ -217,23 +217,39 @@ def test_the_time_left_follows_the_rules_and_the_jobs_at_once() -> None:
     """Two jobs at once: two trainings of 10 s each took 10 s; two more and two attacks are left."""
     now = [0.0]
     jobs = JobList(clock=lambda: now[0])
-    jobs.plan({"training": 4, "attack": 2, "total": 6})
-    assert jobs.total == 6 and jobs.time_left() is None
+    jobs.plan({"training": 4, "attack": 2, "all": 1, "total": 7})
+    assert jobs.total == 7 and jobs.time_left() == (0.0, False)
     for number in (1, 2):
         jobs.start(number, "training", {}, ())
     now[0] = 10.0
     for number in (1, 2):
         jobs.finish(number)
-    assert jobs.time_left() == pytest.approx((2 * 10 + 2 * 10) / 2), "an attack is taken for a training"
+    assert jobs.time_left() == pytest.approx((2 * 10 / 2, False)), "nothing is known of attacks"
     jobs.start(3, "attack", {}, ())
     now[0] = 12.0
     jobs.finish(3)
     at_once = (10 + 10 + 2) / 12
-    assert jobs.time_left() == pytest.approx((2 * 10 + 1 * 2) / at_once)
+    assert jobs.time_left() == pytest.approx(((2 * 10 + 1 * 2) / at_once, True))
     jobs.start(4, "training", {}, ())
     now[0] = 40.0
-    left = jobs.time_left()
-    assert left is not None and left > 0, "a job that takes longer than usual leaves no negative time"
+    assert jobs.time_left()[0] > 0, "a job that takes longer than usual leaves no negative time"
+
+
+def test_the_time_left_before_any_job_is_finished_comes_from_the_logs(tmp_path: Path) -> None:
+    """One training at a time: after 100 s the first says that it needs 3 h and 20 min more; two more are left."""
+    now = [0.0]
+    jobs, log = JobList(clock=lambda: now[0]), tmp_path / "log"
+    jobs.plan({"training": 3, "total": 3})
+    jobs.start(1, "training", {"run": "at", "seed": "0"}, (log,))
+    log.write_text("at seed 0: 50000 images, 100 epochs on cpu\n")
+    now[0] = 100.0
+    assert jobs.time_left() == (0.0, False)
+    log.write_text(
+        "at seed 0: 0 %, 9 h left, loss 2\nat seed 0: 1 %, 3 h 20 min left, loss 1.9\nepoch 1/100  loss 1.9\n"
+    )
+    assert jobs.time_left() == pytest.approx((3 * 12_000 + 2 * 100, True))
+    jobs.finish(1)
+    assert jobs.time_left() == pytest.approx((2 * 100, True)), "what was measured counts"
 
 
 def test_a_job_that_is_tried_again_counts_once() -> None:

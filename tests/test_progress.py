@@ -20,7 +20,7 @@ from dynat.results.history import read_history
 from dynat.results.paths import Paths, SeedFiles
 from dynat.runtime import progress
 from dynat.runtime.errors import UserError
-from dynat.runtime.progress import Progress, duration
+from dynat.runtime.progress import Progress, duration, time_left_in
 from dynat.training import TrainingState, train
 from tests import tiny
 from tests.helpers import Killed
@@ -129,6 +129,8 @@ def test_a_terminal_has_a_bar_and_no_lines(
 )
 def test_durations(seconds: float, text: str) -> None:
     assert duration(seconds) == text
+    assert time_left_in(f"at seed 0: 4 %, {text} left, loss 1.2") == pytest.approx(seconds, rel=0.21, abs=0.5)
+    assert time_left_in(f"at seed 0: trained in {text}, no time left") is None
 
 
 # --- inside a training and an attack --------------------------------------------------------------------------

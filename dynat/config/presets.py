@@ -44,6 +44,7 @@ def load(
     `over` is the content of the command line. `notice` gets a sentence for each old name that is still accepted.
     """
     where = str(params) if isinstance(params, Path) else PARAMS.name
+    where += " or the command line" if over else ""
     content = read_yaml(params) if isinstance(params, Path) else params
     given = _read(merge_params(content, over or {}), where, notice)
     if given.extends is not None:

@@ -12,12 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 
-from dynat.runtime.progress import duration
+from dynat.runtime.progress import duration, time_left_in
 
 TAIL_BYTES = 16_384
 """How much of a log's end is read."""
 TITLED = ("training", "training_with_guide", "attack", "attack_shard")
 """Rules whose wildcards say enough."""
+LONG = (*TITLED, "sanity", "transfer")
+"""Rules whose jobs take most of the time."""
 RULES = {"import_checkpoint": "import"}
 """What a rule is called, where that is not its name."""
 
@@ -44,6 +46,11 @@ class Job:
         start = f"{self.title}: "
         lines = [line for log in self.logs for line in tail(log) if line.startswith(start)]
         return lines[-1].removeprefix(start) if lines else ""
+
+    def time_left(self) -> float | None:
+        """Seconds, from the last line of the log about its progress; None if there is none yet."""
+        lines = [left for log in self.logs for line in tail(log) if (left := time_left_in(line)) is not None]
+        return lines[-1] if lines else None
 
     def warnings(self) -> list[str]:
         """The warnings in the log about this job."""
@@ -117,19 +124,24 @@ class JobList:
     def took(self, job: Job) -> str:
         return duration(self.clock() - job.began)
 
-    def time_left(self) -> float | None:
-        """From the mean time of the finished jobs of each rule, and from how many jobs ran at once so far.
-
-        A rule of which none is finished is taken for the mean of the others; None before the first job is finished.
+    def time_left(self) -> tuple[float, bool]:
+        """Seconds, and whether that is all. From the mean time of the finished jobs of each rule (before one is
+        finished, from what the logs of its running jobs say), and from how many jobs ran at once so far. A rule of
+        which nothing is known yet counts nothing, and that is not all if its jobs take long.
         """
-        measured = [seconds for times in self.times.values() for seconds in times]
-        if not measured:
-            return None
-        means = {rule: fmean(times) for rule, times in self.times.items()}
-        usual, now = fmean(measured), self.clock()
-        spent = [now - job.began for job in self.running.values()]
-        left = sum(count * means.get(rule, usual) for rule, count in self.waiting.items())
-        for job, seconds in zip(self.running.values(), spent, strict=True):
-            left += max(0.0, means.get(job.rule, usual) - seconds)
-        at_once = (sum(measured) + sum(spent)) / max(now - self.began, 1e-3)
-        return left / max(at_once, 1e-3)
+        now = self.clock()
+        spent = {number: now - job.began for number, job in self.running.items()}
+        left = {number: job.time_left() for number, job in self.running.items()}
+        said: dict[str, list[float]] = {}
+        for number, job in self.running.items():
+            if (seconds := left[number]) is not None:
+                said.setdefault(job.rule, []).append(spent[number] + seconds)
+        usual = {rule: fmean(times) for rule, times in (said | self.times).items()}
+        total = sum(count * usual.get(rule, 0.0) for rule, count in self.waiting.items())
+        for number, job in self.running.items():
+            seconds = left[number]
+            total += max(0.0, usual.get(job.rule, 0.0) - spent[number]) if seconds is None else seconds
+        open_rules = {rule for rule, count in self.waiting.items() if count} | {j.rule for j in self.running.values()}
+        busy = sum(seconds for times in self.times.values() for seconds in times) + sum(spent.values())
+        at_once = max(busy / max(now - self.began, 1e-3), 1e-3)
+        return total / at_once, not (open_rules & set(LONG) - set(usual))

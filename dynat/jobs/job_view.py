@@ -227,8 +227,9 @@ def overview(jobs: JobList) -> RenderableType:
     ]
     if len(lines) > SHOWN_AT_ONCE:
         lines[SHOWN_AT_ONCE:] = [Text(f"  and {len(lines) - SHOWN_AT_ONCE} more")]
-    left = jobs.time_left()
-    text = f"{jobs.done} of {jobs.total} jobs" + ("" if left is None else f", {duration(left)} left")
+    left, complete = jobs.time_left()
+    about = f", {'' if complete else 'at least '}{duration(left)} left" if complete or left >= 1 else ""
+    text = f"{jobs.done} of {jobs.total} jobs{about}"
     bar = Table.grid(padding=(0, 1))
     bar.add_row(ProgressBar(total=max(1, jobs.total), completed=jobs.done, width=30), text)
     return Group(*lines, bar)

@@ -6,6 +6,7 @@ this call: what an interrupted call did before counts as done, but not for the r
 
 from __future__ import annotations
 
+import re
 import sys
 import time
 from collections.abc import Callable
@@ -17,6 +18,8 @@ Say = Callable[[str], None]
 
 LINE_SECONDS = 30.0
 """Time between two lines of a log. A line waits for a step of the job to end, and must not wait for a minute."""
+UNITS = {"s": 1.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
+"""Of a time in words, in seconds."""
 BAR_SECONDS = 1.0
 """Time between two updates of a bar."""
 
@@ -132,3 +135,12 @@ def duration(seconds: float) -> str:
         return f"{hours} h {minutes} min" if minutes else f"{hours} h"
     days, hours = divmod(hours, 24)
     return f"{days} d {hours} h" if hours else f"{days} d"
+
+
+def time_left_in(line: str) -> float | None:
+    """The seconds left according to a line that `Progress` wrote; None if it is another line."""
+    found = re.search(r": \d+ %, ((?:\d+ (?:s|min|h|d) )+)left", line)
+    if found is None:
+        return None
+    words = found[1].split()
+    return sum(UNITS[unit] * int(number) for number, unit in zip(words[::2], words[1::2], strict=True))
