@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import errno
+from pathlib import Path
 
 import pytest
 
 from dynat.cli import configure, job
+from dynat.cli.results import _metrics_lines
 from dynat.config import ConfigError
 from dynat.data import DataError
+from dynat.results.metrics import read_metrics
+from dynat.results.paths import ExperimentFiles
 from dynat.runtime.errors import JobError, UserError
 from dynat.runtime.launch import WorkerFailed
 from dynat.training.trainer import Diverged
+from tests.fake_results import experiment, write_fake_results
 from tests.helpers import Dynat
 
 
@@ -103,3 +108,22 @@ def test_a_job_needs_a_known_kind(dynat: Dynat) -> None:
     code, output = dynat("job", "trainig", "--spec", "{}")
     assert code == 2 and "unknown kind of job 'trainig': did you mean 'training'?" in output
     assert set(job.JOBS) >= {"data", "training", "import", "attack", "sanity", "transfer", "report"}
+
+
+def test_metrics_say_the_worst_case_the_checks_and_every_doubt(dynat: Dynat, tmp_path: Path) -> None:
+    plan = experiment(tmp_path, runs={"at": {"method": "at"}})
+    run = write_fake_results(ExperimentFiles(tmp_path / "results"), plan).run("at")
+    code, output = dynat("metrics", str(run.folder))
+    metrics = read_metrics(run)
+    assert metrics.worst_case is not None and metrics.sanity is not None
+    worst = f"{100 * metrics.worst_case.accuracy:.1f}"
+    assert code == 0
+    assert output.splitlines()[-1] == f"at metrics: worst case {worst} % on 100 images, 6 of 6 sanity checks passed"
+    failed = metrics.sanity.checks["steps"].model_copy(update={"passed": False, "detail": "20 to 100 steps: 40 → 60"})
+    checks = metrics.sanity.model_copy(update={"checks": {**metrics.sanity.checks, "steps": failed}})
+    cells = {**metrics.attacks, "fgsm": metrics.attacks["fgsm"].model_copy(update={"warnings": ("few images",)})}
+    assert _metrics_lines(metrics.model_copy(update={"sanity": checks, "attacks": cells})) == [
+        f"at metrics: worst case {worst} % on 100 images, 5 of 6 sanity checks passed",
+        "warning: at metrics: sanity check failed: More steps never raise accuracy: 20 to 100 steps: 40 → 60",
+        "warning: at metrics: fgsm: few images",
+    ]

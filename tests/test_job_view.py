@@ -110,7 +110,7 @@ def test_the_end_shows_the_table_only_if_it_was_made_now(
     start(logger, 1, "report", tmp_path / "log")
     event(logger, "job_finished", job_id=1)
     view.succeeded()
-    assert capsys.readouterr().out == "\nRun  Clean\nat   97.8\n\n"
+    assert capsys.readouterr().out == "\nRun  Clean\nat    97.8\n\n"
 
 
 def test_a_call_with_nothing_to_do_says_where_the_report_is(logger: logging.Logger, tmp_path: Path) -> None:
@@ -279,6 +279,9 @@ def test_titles(rule: str, wildcards: dict[str, str], title: str) -> None:
     assert job_title(rule, wildcards) == title
 
 
+NOTES = ["Accuracy in percent on digits; n = 359", "† not distinguishable from the best"]
+
+
 def test_the_table_as_text() -> None:
     markdown = (
         "| Run | Method | AutoAttack<br><sub>n = 50</sub> |\n|:---|:---|---:|\n"
@@ -287,10 +290,16 @@ def test_the_table_as_text() -> None:
         "† not distinguishable from the best (paired test). Networks differ.\n\nA column\n\n| A |\n"
     )
     assert table_as_text(markdown).splitlines() == [
-        "Run    Method  AutoAttack n = 50",
-        "at     AT                   79.0",
-        "dynat  DYNAT         77.0† ± 1.4",
-        "Accuracy in percent on digits; n = 359",
-        "† not distinguishable from the best",
+        "Run    Method   AutoAttack",
+        "                    n = 50",
+        "at     AT             79.0",
+        "dynat  DYNAT   77.0† ± 1.4",
+        *NOTES,
     ]
+    assert table_as_text(markdown, 26) == table_as_text(markdown)
+    shorter = ["Run     AutoAttack", "            n = 50", "at            79.0", "dynat  77.0† ± 1.4"]
+    assert table_as_text(markdown, 25).splitlines() == [*shorter, *NOTES]
+    barest = ["Run    AutoAttack", "           n = 50", "at           79.0", "dynat       77.0†"]
+    for width in (17, 3):
+        assert table_as_text(markdown, width).splitlines() == [*barest, *NOTES]
     assert table_as_text("no table") == ""

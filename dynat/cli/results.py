@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,7 +12,10 @@ from dynat.cli.app import RESULTS, RESULTS_FOLDER, AllowPlugins, Params, Results
 from dynat.cli.job import JobSettings
 from dynat.config import registry
 from dynat.config.presets import PARAMS
-from dynat.results.paths import Paths, export_folder
+from dynat.results.paths import Paths, RunFiles, export_folder
+
+if TYPE_CHECKING:
+    from dynat.results.records import RunMetrics
 
 
 @app.command(rich_help_panel=RESULTS)
@@ -24,10 +27,28 @@ def metrics(
     allow_plugins: AllowPlugins = False,
 ) -> None:
     """Compute a run's metrics.json from the outcomes of its attacks."""
-    from dynat.results.metrics import write_metrics
+    from dynat.results.metrics import read_metrics, write_metrics
 
     with registry.plugins_allowed(allow_plugins):
         print(write_metrics(folder, attack))
+        for line in _metrics_lines(read_metrics(RunFiles(folder))):
+            print(line)
+
+
+def _metrics_lines(metrics: RunMetrics) -> list[str]:
+    """What is new in the metrics of a run: its worst case and its sanity checks, then what makes them doubtful."""
+    from dynat.results.sanity import TITLES
+
+    title = f"{metrics.run} metrics"
+    checks = {} if metrics.sanity is None else metrics.sanity.checks
+    failed = [f"{TITLES[name]}: {checks[name].detail}" for name in metrics.failed_checks]
+    worst = metrics.worst_case
+    parts = [f"worst case {100 * worst.accuracy:.1f} % on {worst.n} images"] if worst else []
+    if checks:
+        parts.append(f"{len(checks) - len(failed)} of {len(checks)} sanity checks passed")
+    doubts = [f"sanity check failed: {text}" for text in failed]
+    doubts += [f"{name}: {text}" for name, cell in metrics.attacks.items() for text in cell.warnings]
+    return [f"{title}: {', '.join(parts) or 'done'}", *(f"warning: {title}: {text}" for text in doubts)]
 
 
 @app.command(rich_help_panel=RESULTS)

@@ -11,8 +11,9 @@ import logging
 import os
 import re
 import shlex
+import shutil
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -138,7 +139,8 @@ class JobView(logging.Handler):
         self.write(f"{self.jobs.done} jobs finished in {duration(self.jobs.clock() - self.jobs.began)}")
         table = self.files.table("main", "md")
         if "report" in self.jobs.times and table.exists():
-            print(f"\n{table_as_text(table.read_text())}\n", flush=True)
+            width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+            print(f"\n{table_as_text(table.read_text(), width)}\n", flush=True)
 
     def failed(self) -> None:
         """The end of a pipeline that could not be finished: what failed, and how to continue."""
@@ -184,9 +186,10 @@ def continue_with() -> str:
     return f"; continue with: {os.environ.get('DYNAT_COMMAND') or shlex.join(['snakemake', *sys.argv[1:]])}"
 
 
-def table_as_text(markdown: str) -> str:
+def table_as_text(markdown: str, width: int | None = None) -> str:
     """The first table of a Markdown file in columns of text, without the intervals in small print, then the first
-    words of the notes on its numbers and marks."""
+    words of the notes on its numbers and marks. A table that is wider than `width` is without its second column, the
+    method; one that still is, without the deviations over seeds."""
     rows: list[list[str]] = []
     notes: list[str] = []
     for line in markdown.splitlines():
@@ -194,13 +197,34 @@ def table_as_text(markdown: str) -> str:
             if line.startswith(NOTES):
                 notes.append(re.split(r" \(|\. ", line)[0])
         elif not notes and not set(line) <= set("|:- "):
-            shown = re.sub(r" <sub>.*?</sub>", "", line).replace("<br>", " ")
-            cells = re.split(r"(?<!\\)\|", re.sub(r"</?sub>|[`*]", "", shown).strip("|"))
-            rows.append([html.unescape(re.sub(r"\\(.)", r"\1", cell.strip())) for cell in cells])
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    # Names stand on the left, numbers on the right.
-    lines = [[f"{cell:{'<' if n < 2 else '>'}{widths[n]}}" for n, cell in enumerate(row)] for row in rows]
-    return "\n".join([*("  ".join(line).rstrip() for line in lines), *notes])
+            cells = re.split(r"(?<!\\)\|", re.sub(r" <sub>.*?</sub>", "", line).strip("|"))
+            rows.append([_as_text(cell) for cell in cells])
+    shorter = [[cell for place, cell in enumerate(row) if place != 1] for row in rows]
+    barest = [[re.sub(r" ± [0-9.]+$", "", cell) for cell in row] for row in shorter]
+    texts = [_columns(table) for table in (rows, shorter, barest)]
+    fits = (text for text in texts if width is None or max(map(len, text), default=0) <= width)
+    return "\n".join([*next(fits, texts[-1]), *notes])
+
+
+def _as_text(cell: str) -> str:
+    """A cell without its marks; <br> is a new line."""
+    plain = re.sub(r"</?sub>|[`*]", "", cell.strip()).replace("<br>", "\n")
+    return html.unescape(re.sub(r"\\(.)", r"\1", plain))
+
+
+def _columns(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Lines of text: names on the left, numbers on the right, a heading of two lines in two."""
+    lines: list[list[str]] = []
+    for row in rows:
+        cells = [cell.split("\n") for cell in row]
+        high = max(map(len, cells))
+        lines += [[cell[n] if n < len(cell) else "" for cell in cells] for n in range(high)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    numbers = [place > 0 and any(re.match(r"[0-9–]", row[place]) for row in rows[1:]) for place in range(len(widths))]
+    return [
+        "  ".join(f"{cell:{'>' if numbers[n] else '<'}{widths[n]}}" for n, cell in enumerate(line)).rstrip()
+        for line in lines
+    ]
 
 
 def _live(stream: TextIO, jobs: JobList) -> Live:
