@@ -156,7 +156,9 @@ def test_an_interruption_is_one_line(logger: logging.Logger, tmp_path: Path, mon
     logger.info("Terminating processes on user request, this might take some time.")
     event(logger, "job_error", jobid=1, rule_name="training", rule_msg=None, log=[])
     view.failed()
-    assert lines(view)[1:] == ["dynat: interrupted; what is finished is kept; continue with: make run"]
+    assert lines(view)[1:] == [
+        "dynat: interrupted: the running jobs are being ended; what is finished is kept; continue with: make run"
+    ]
     monkeypatch.setenv("DVC_STAGE", "train")
     assert job_view.continue_with() == "", "DVC's stage says it"
 

@@ -15,6 +15,7 @@ from dynat.attacks.evaluation import evaluate
 from dynat.config import ConfigError, TrainingSpec, load
 from dynat.config.attack_cost import expected_cost
 from dynat.jobs.epoch_log import EpochLog, EventFiles
+from dynat.jobs.preflight import check_before_jobs
 from dynat.jobs.training import run_training
 from dynat.results.history import read_history
 from dynat.results.paths import Paths, SeedFiles
@@ -23,6 +24,7 @@ from dynat.runtime.errors import UserError
 from dynat.runtime.progress import Progress, duration, time_left_in
 from dynat.training import TrainingState, train
 from tests import tiny
+from tests.fake_results import experiment
 from tests.helpers import Killed
 
 ROWS = [
@@ -265,6 +267,10 @@ def test_without_the_package_nothing_is_trained(tmp_path: Path, monkeypatch: pyt
     with pytest.raises(UserError, match=r"training\.tensorboard: the package tensorboard is not installed"):
         run_training(spec(), seed=0, paths=paths, tensorboard=True, say=lambda _: None)
     assert not (paths.state / "trainings").exists() and not paths.results.exists()
+    wanted = experiment(tmp_path, training={"target": "small", "guide": "small", "tensorboard": True})
+    with pytest.raises(UserError, match=r"training\.tensorboard: the package tensorboard is not installed"):
+        check_before_jobs(wanted, paths)
+    check_before_jobs(experiment(tmp_path), paths)
 
 
 def test_event_files_have_every_column_once_per_epoch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -70,11 +70,7 @@ class EventFiles:
     """
 
     def __init__(self, folder: Path) -> None:
-        if importlib.util.find_spec("tensorboard") is None:
-            raise UserError(
-                "training.tensorboard: the package tensorboard is not installed here: "
-                "pip install tensorboard, or set training.tensorboard: false"
-            )
+        require_tensorboard()
         shutil.rmtree(folder, ignore_errors=True)
         self.folder = folder
         self._writer: SummaryWriter | None = None
@@ -93,3 +89,12 @@ class EventFiles:
     def close(self) -> None:
         if self._writer is not None:
             self._writer.close()
+
+
+def require_tensorboard() -> None:
+    """Refuse where the package is missing that writes event files."""
+    if importlib.util.find_spec("tensorboard") is None:
+        raise UserError(
+            "training.tensorboard: the package tensorboard is not installed here: "
+            "pip install tensorboard, or set training.tensorboard: false"
+        )

@@ -86,7 +86,9 @@ class JobView(logging.Handler):
             act[event](record)
         elif message.startswith(INTERRUPTED):
             self.interrupted = True
-            self.write(f"dynat: interrupted; what is finished is kept{continue_with()}")
+            self.write(
+                f"dynat: interrupted: the running jobs are being ended; what is finished is kept{continue_with()}"
+            )
         elif message.startswith(NOTHING_TO_DO) and self.files.report.exists():
             self.write(f"{message}\ndynat: open {self.files.report}")
         elif message.startswith(LOG_FILE):

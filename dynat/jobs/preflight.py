@@ -20,6 +20,7 @@ from pathlib import Path
 from dynat import prepared
 from dynat.config import Checkpoint, Experiment, load, registry
 from dynat.config.presets import PARAMS
+from dynat.jobs.epoch_log import require_tensorboard
 from dynat.jobs.unlabeled import refuse_unlabeled
 from dynat.results.paths import Paths
 from dynat.results.records import OutcomeRecord, TrainingRecord, read_record
@@ -32,7 +33,7 @@ RECORDS = Path(".snakemake/metadata")
 
 def check_before_jobs(experiment: Experiment, paths: Paths, records: Path = RECORDS) -> None:
     """`UserError` if the data set is damaged, if old results would be taken for new ones, or if an attack cannot run on
-    so few classes.
+    so few classes, or if a package is missing.
 
     Records that are links become files.
     """
@@ -40,6 +41,8 @@ def check_before_jobs(experiment: Experiment, paths: Paths, records: Path = RECO
     check_checkpoint_files(experiment)
     check_extra_images(experiment, paths)
     refuse_too_few_classes(experiment, paths)
+    if any(run.tensorboard for run in experiment.runs.values()):
+        require_tensorboard()
     refuse_unrecorded_results(experiment, paths, records)
     unlink_records(records)
 
