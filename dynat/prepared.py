@@ -7,6 +7,7 @@ A data set is a folder with `images.safetensors` (`train.images`, `train.labels`
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -136,7 +137,8 @@ def read(folder: Path) -> tuple[PreparedInfo, dict[str, LabeledArrays]]:
         with safe_open(file, framework="np") as tensors:
             stamp = (tensors.metadata() or {}).get("sha256")
             arrays = {
-                name: (tensors.get_tensor(f"{name}.images"), tensors.get_tensor(f"{name}.labels")) for name in SPLITS
+                name: (_array(file, tensors, f"{name}.images"), _array(file, tensors, f"{name}.labels"))
+                for name in SPLITS
             }
     except (SafetensorError, KeyError, TypeError, ValueError, OSError) as error:
         raise _damaged(folder, IMAGES, str(error)) from None
@@ -148,6 +150,19 @@ def read(folder: Path) -> tuple[PreparedInfo, dict[str, LabeledArrays]]:
     if content_digest(arrays.values()) != info.sha256:
         raise _damaged(folder, IMAGES, "its images or labels are not those that were prepared: the SHA-256 differs")
     return info, arrays
+
+
+def _array(file: Path, tensors: Any, name: str) -> NDArray[Any]:
+    """An array of a file that safetensors has checked. Bytes, the images, stay in the file and are read when they are
+    used; writing into them does not change the file."""
+    array = tensors.get_slice(name)
+    if array.get_dtype() != "U8" or 0 in array.get_shape():
+        read: NDArray[Any] = tensors.get_tensor(name)
+        return read
+    with file.open("rb") as opened:
+        length = int.from_bytes(opened.read(8), "little")
+        begin = json.loads(opened.read(length))[name]["data_offsets"][0]
+    return np.memmap(file, np.uint8, "c", 8 + length + begin, tuple(array.get_shape()))
 
 
 def shared_images(info: PreparedInfo) -> str | None:

@@ -26,6 +26,7 @@ PACKAGE = Path(__file__).parent
 _TRAINING = (
     "prepared.py",
     "data/images.py",
+    "data/image_files.py",
     "data/augmentation.py",
     "data/extra.py",
     "data/npz.py",
@@ -38,6 +39,7 @@ _METHOD_BASE = ("methods/__init__.py", "methods/base.py")
 _EVALUATION = (
     "prepared.py",
     "data/images.py",
+    "data/image_files.py",
     "nn",
     "models",
     "checkpoints/weights.py",
@@ -50,7 +52,7 @@ _EVALUATION = (
 def training_sources(method: str) -> list[Path]:
     """The files on which a trained network of this method depends."""
     shared = _files((*_TRAINING, *_METHOD_BASE))
-    return [*shared, *_built_on(_module_file(registry.METHODS[method].where), known=shared)]
+    return [*shared, *_built_on(_module_file(registry.METHODS[method].where), known=shared, package="methods")]
 
 
 def import_sources() -> list[Path]:
@@ -70,7 +72,8 @@ def sanity_sources() -> list[Path]:
 
 def data_sources(source: str) -> list[Path]:
     """The files on which a prepared data set depends."""
-    return [*_files(("prepared.py", "data/images.py")), _module_file(registry.SOURCES[source])]
+    shared = _files(("prepared.py", "data/images.py", "data/image_files.py"))
+    return [*shared, *_built_on(_module_file(registry.SOURCES[source]), known=shared, package="data")]
 
 
 def extra_sources() -> list[Path]:
@@ -157,13 +160,13 @@ def _files(parts: Iterable[str]) -> list[Path]:
     return files
 
 
-def _built_on(file: Path, known: list[Path]) -> list[Path]:
-    """A method's file and those of the methods it imports, theirs too, without what is `known`."""
+def _built_on(file: Path, known: list[Path], package: str) -> list[Path]:
+    """A file and those of this package that it imports, theirs too, without what is `known`."""
     files = [file]
     for module in _imported(file):
-        if module.startswith(f"{PACKAGE.name}.methods."):
+        if module.startswith(f"{PACKAGE.name}.{package}."):
             other = _module_file(module)
-            files += [new for new in _built_on(other, known) if new not in files] if other not in known else []
+            files += [new for new in _built_on(other, known, package) if new not in files] if other not in known else []
     return files
 
 

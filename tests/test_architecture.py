@@ -208,6 +208,7 @@ FOLLOWS: dict[str, set[str]] = {
     "runtime/files.py": set(),
     "config/registry.py": set(),
     "data/images.py": {"data", *TRAININGS, *EVALUATIONS},
+    "data/image_files.py": {"data", *TRAININGS, *EVALUATIONS},
     "data/digits.py": {"data"},
     "data/augmentation.py": TRAININGS,
     "nn/numerics.py": {*TRAININGS, "import", *EVALUATIONS},
@@ -246,11 +247,17 @@ def test_every_folder_has_a_file_in_the_table_of_changes() -> None:
     assert folders == {changed.split("/")[0] for changed in FOLLOWS if "/" in changed}
 
 
+SHARED = ("images.py", "image_files.py")
+
+
 def test_every_data_source_has_its_files() -> None:
     for source in registry.SOURCES:
         files = provenance.data_sources(source)
         assert all(file.is_file() for file in files)
-        assert len([file for file in files if file.parent.name == "data" and file.name != "images.py"]) == 1
+        own = [file for file in files if file.parent.name == "data" and file.name not in SHARED]
+        modules = {where.partition(":")[0].rpartition(".")[2] for where in registry.SOURCES.values()}
+        assert [file.stem for file in own if file.stem in modules] == [registry.SOURCES[source].split(".")[2][:-8]]
+        assert all(file.stem in {*modules, "decode", "published", "download"} for file in own)
 
 
 def test_report_and_metrics_depend_on_results_and_report_only() -> None:

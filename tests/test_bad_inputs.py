@@ -234,7 +234,7 @@ CASES = [
     params("training: {gpus: 2, cuda_graph: true}", "runs.at: cuda_graph .*set gpus: 1"),
     params("training: {inner: {eps: 0.9}}", "runs.at.inner.eps: 0.9 is far from the threat's linf eps 0.15"),
     params("dataset: {source: folder}", "dataset: a 'folder' data set needs path .* and size"),
-    params("dataset: {size: 8}", "dataset: size is read by source 'folder' only"),
+    params("dataset: {size: 8}", "dataset: size is read by the sources 'folder' and 'tiny-"),
     params("dataset: {path: own}", "dataset: path is .*'digits'"),
     params("attacks: {clean: {eps: 0.1}}", "attacks.clean: eps"),
     params("attacks: {fgsm: {steps: 3}}", "attacks.fgsm: steps is not a setting of attack 'fgsm'"),
@@ -361,7 +361,7 @@ CASES = [
     images(bad.tree(train__cat__x_png=bad.fifo), "own/train/cat/x.png: not a regular file"),
     images(bad.tree(train__cat__x_png=bad.link_to("nowhere.png")), "own/train/cat/x.png: a link to nothing"),
     images(bad.same_trees, "own: 8 of 8 test images are also training .* not test accuracies", code=0, writes=True),
-    option("data --set dataset.mirror=file:///etc", "dataset: mirror is read by 'cifar10' and 'cifar100' only"),
+    option("data --set dataset.mirror=file:///etc", "dataset: mirror is for sources that are downloaded, not"),
     option("data --set 'dataset={name: c, source: cifar10, mirror: \"file:///etc\"}'", "dataset.*mirror.*http"),
     # Prepared data that is damaged.
     prepared(IMAGES, bad.cut(0.5), "make it again"),

@@ -5,14 +5,30 @@ from __future__ import annotations
 import hashlib
 import re
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from dynat.config import registry
 from dynat.config.base import Count, Positive, Real, Seed, StrictModel, WrittenIfSet, shortened
 
 DatasetName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$", max_length=100)]
+
+
+def _class_names(value: Any) -> Any:
+    """A class may be a number, as in the digits."""
+    if not isinstance(value, list | tuple):
+        raise ValueError("expected a list of classes, such as [cat, dog]")
+    for name in value:
+        if isinstance(name, bool) or not isinstance(name, str | int):
+            raise ValueError(f"{shortened(repr(name))} is not the name of a class; YAML needs quotes around yes and no")
+    names = tuple(map(str, value))
+    if len(set(names)) < max(len(names), 2):
+        raise ValueError("name at least two classes, each once")
+    return names
+
+
+ClassNames = Annotated[tuple[str, ...], BeforeValidator(_class_names)]
 
 
 class ExtraUse(StrictModel):
@@ -59,15 +75,21 @@ class DatasetConfig(StrictModel):
     name: DatasetName
     """The folder under `data/` and the name in every caption: lower-case letters, digits, `.`, `_`, `-`."""
     source: str
-    """Where the images come from: `digits`, `cifar10`, `cifar100`, or `folder` (one folder per class)."""
+    """Where the images come from: `digits`, `cifar10`, `cifar100`, `svhn`, `tiny-imagenet`, or `folder` (one folder per
+    class)."""
     path: str | None = None
-    """`folder`: the folder that holds `train/` and `test/`. CIFAR: a folder that already holds the archive."""
+    """`folder`: the folder that holds `train/` and `test/`. Other sources: a folder that already holds the published
+    files."""
     mirror: str | None = None
-    """CIFAR: the URL of a folder to download the archive from instead of the official one; its checksum is verified."""
+    """The URL of a folder to download the published files from instead of the official one; checksums are verified."""
     size: Annotated[Count, Field(le=2048)] | None = None
-    """`folder` only, and required there: the side in pixels of the square to which every image is resized."""
+    """The side in pixels of the square to which every image is resized: required by `folder`, 64 by default with
+    `tiny-imagenet`, and not for other sources."""
     validation: Annotated[Real, Field(gt=0, lt=0.5)] = 0.04
     """Share of the training images held out, evenly over the classes, to choose the `best` epoch."""
+    classes: Annotated[ClassNames | None, WrittenIfSet()] = None
+    """Only these classes, in this order, as in `[cat, dog]`; by default all. The split is that of the whole data set.
+    Give the smaller data set a `name` of its own."""
     train_images: Count | None = None
     """Number of training images kept after that, in equal shares of every class; by default all. Give the smaller data
     set a `name` of its own."""
@@ -87,12 +109,12 @@ class DatasetConfig(StrictModel):
     def _folder(self) -> DatasetConfig:
         if self.source == "folder" and (self.path is None or self.size is None):
             raise ValueError("a 'folder' data set needs path (a folder with train/ and test/) and size (pixels)")
-        if self.source != "folder" and self.size is not None:
-            raise ValueError(f"size is read by source 'folder' only, not by '{self.source}'")
+        if self.source not in ("folder", "tiny-imagenet") and self.size is not None:
+            raise ValueError(f"size is read by the sources 'folder' and 'tiny-imagenet', not by '{self.source}'")
         if self.source == "digits" and self.path is not None:
-            raise ValueError("path is read by the sources 'folder' and CIFAR, not by 'digits'")
-        if self.source not in ("cifar10", "cifar100") and self.mirror is not None:
-            raise ValueError(f"mirror is read by 'cifar10' and 'cifar100' only, not by '{self.source}'")
+            raise ValueError("path is read by the sources that have files, not by 'digits'")
+        if self.source in ("digits", "folder") and self.mirror is not None:
+            raise ValueError(f"mirror is for sources that are downloaded, not for '{self.source}'")
         if self.mirror is not None and not self.mirror.startswith(("http://", "https://")):
             raise ValueError(
                 f"mirror '{shortened(self.mirror)}' is not a URL that starts with http:// or https://; "

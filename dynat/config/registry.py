@@ -111,8 +111,12 @@ SOURCES: dict[str, str] = {
     "digits": "dynat.data.digits:prepare",
     "cifar10": "dynat.data.cifar:prepare",
     "cifar100": "dynat.data.cifar:prepare",
+    "svhn": "dynat.data.svhn:prepare",
+    "tiny-imagenet": "dynat.data.tiny_imagenet:prepare",
     "folder": "dynat.data.folder:prepare",
 }
+UNMIRRORED = ("svhn",)
+"""Sources whose images are not mirrored in training unless a config says so: digits that are mirrored are no digits."""
 
 TEST_IMAGES = {"digits": 359, "cifar10": 10_000, "cifar100": 10_000}
 """Test images of a source, where every user has as many."""

@@ -115,6 +115,8 @@ def resolve_run(
         fields.pop("beta", None)
     if fields.get("clean_forward") is None:
         fields["clean_forward"] = guided and not (info is not None and info.forwards_clean)
+    if dataset is not None and dataset.source in registry.UNMIRRORED:
+        fields["augmentation"] = {"flip": False, **_row(fields.get("augmentation"), f"{where}.augmentation")}
     fields.pop("seeds", None)
     fields["extra"] = _extra(fields.get("extra"), None if dataset is None else dataset.extra, where)
     return _with_radius(checked(Run, fields, f"{where}."), threat, where)

@@ -87,7 +87,7 @@ class AugmentationConfig(StrictModel):
     padding: Annotated[Whole, Field(ge=0, le=256)] = 4
     """Pixels of zero padding before the random crop; 0 is no crop."""
     flip: bool = True
-    """Mirror half of the images left to right; wrong for digits and letters."""
+    """Mirror half of the images left to right; wrong for digits and letters. By default off with the source `svhn`."""
 
 
 class ValidationConfig(StrictModel):

@@ -13,7 +13,8 @@ from dynat import prepared
 from dynat.config import DatasetConfig
 from dynat.config.registry import SOURCES, known, locate
 from dynat.data.augmentation import augment
-from dynat.data.images import Dataset, LabeledImages, load, save, split, to_pixels
+from dynat.data.image_files import load, save
+from dynat.data.images import Dataset, LabeledImages, split, to_pixels
 from dynat.prepared import INFO, DataError
 
 __all__ = ["INFO", "DataError", "Dataset", "LabeledImages", "augment", "load", "prepare", "save", "split", "to_pixels"]
@@ -22,6 +23,8 @@ __all__ = ["INFO", "DataError", "Dataset", "LabeledImages", "augment", "load", "
 def prepare(config: DatasetConfig, root: Path) -> Path:
     """Fetch or build what `config` names, write it to `root/<name>` and return that folder."""
     dataset: Dataset = locate(SOURCES[known("source", config.source, SOURCES)])(config, root)
+    if config.classes is not None:
+        dataset = dataset.with_classes(config.classes)
     if config.train_images is not None:
         dataset = dataset.with_train_images(config.train_images, config.split_seed)
     folder = root / config.name

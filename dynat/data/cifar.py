@@ -6,7 +6,6 @@ What is downloaded or unpacked stays in `<root>/downloads` and is shared by all 
 
 from __future__ import annotations
 
-from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +15,8 @@ from torchvision.datasets import CIFAR10, CIFAR100
 from torchvision.datasets.utils import check_integrity, extract_archive
 
 from dynat.config import DatasetConfig
-from dynat.data.download import download
 from dynat.data.images import OFFICIAL, Dataset, LabeledImages, split
+from dynat.data.published import downloaded, existing
 from dynat.prepared import DataError
 
 READERS: dict[str, Any] = {"cifar10": CIFAR10, "cifar100": CIFAR100}
@@ -57,40 +56,21 @@ def _existing(reader: Any, path: Path, downloads: Path) -> Path:
         path = path.parent
     if (path / reader.base_folder).is_dir():
         return path
-    archive = path / reader.filename
-    if not archive.is_file():
+    if not (path / reader.filename).is_file():
         raise DataError(f"dataset.path: {path} holds neither {reader.filename} nor a folder {reader.base_folder}")
-    if not check_integrity(archive, reader.tgz_md5):
-        raise DataError(
-            f"{archive}: damaged or incomplete (its MD5 is not {reader.tgz_md5}); delete it and fetch it "
-            "again, or leave out dataset.path to have it downloaded"
-        )
-    downloads.mkdir(parents=True, exist_ok=True)
-    extract_archive(archive, downloads)
-    return downloads
+    return _unpacked(existing(path, reader.filename, reader.tgz_md5), downloads)
 
 
 def _downloaded(reader: Any, mirror: str | None, downloads: Path) -> Path:
     """The folder with the unpacked archive; downloads and unpacks only what is missing or damaged."""
     if not _damaged_batches(reader, downloads):
         return downloads
-    url = reader.url if mirror is None else f"{mirror.rstrip('/')}/{reader.filename}"
-    archive = downloads / reader.filename
-    removed = ""
-    try:
-        if not check_integrity(archive, reader.tgz_md5):
-            download(url, archive)
-        if not check_integrity(archive, reader.tgz_md5):
-            archive.unlink()
-            removed = " What arrived is incomplete or not the published file, and has been deleted."
-            raise ValueError(f"its MD5 is not {reader.tgz_md5}")
-        extract_archive(archive, downloads)
-    except (OSError, HTTPException, ValueError) as error:
-        raise DataError(
-            f"{archive}: could not be fetched from {url} ({error}).{removed} Try again; or name another "
-            f"server with dataset.mirror (the URL of a folder with {reader.filename}); or put the file into "
-            "a folder of your own and name that folder with dataset.path"
-        ) from error
+    return _unpacked(downloaded(reader.url, reader.tgz_md5, mirror, downloads), downloads)
+
+
+def _unpacked(archive: Path, downloads: Path) -> Path:
+    downloads.mkdir(parents=True, exist_ok=True)
+    extract_archive(archive, downloads)
     return downloads
 
 

@@ -12,7 +12,8 @@ from PIL import Image
 
 from dynat.config import DatasetConfig
 from dynat.data import folder
-from dynat.data.images import STRATIFIED, Dataset, LabeledImages, stratified
+from dynat.data.decode import FORMATS, Listed, read_images
+from dynat.data.images import STRATIFIED, Dataset, LabeledImages, stratified_order
 from dynat.prepared import DataError
 
 EXPECTED = (
@@ -21,14 +22,15 @@ EXPECTED = (
 )
 
 
-def prepare(config: DatasetConfig) -> Dataset:
+def prepare(config: DatasetConfig, root: Path) -> Dataset:
     """The images of `config.path`, resized to `config.size` squared where they are not of that size."""
     assert config.path is not None and config.size is not None, "the config requires path and size of a folder"
     path = Path(config.path)
     if (path / "train").is_dir():
-        return folder.prepare(config, path)
+        return folder.prepare(config, root)
     by_class = test_files(path)
-    test = folder.read_images(by_class, config.size, "test")
+    listed = Listed.of(by_class)
+    test = read_images(listed[stratified_order(listed.labels)], config.size, "test", root)
     none = LabeledImages(test.images[:0], torch.empty(0, dtype=torch.int64))
     return Dataset.from_splits(
         name=config.name,
@@ -36,7 +38,7 @@ def prepare(config: DatasetConfig) -> Dataset:
         origin={"source": "folder", "path": config.path},
         train=none,
         validation=none,
-        test=stratified(test),
+        test=test,
         test_order=STRATIFIED,
     )
 
@@ -47,7 +49,7 @@ def common_size(path: Path) -> int:
     for files in test_files(path).values():
         for file in files:
             try:
-                with Image.open(file, formats=folder.FORMATS) as image:
+                with Image.open(file, formats=FORMATS) as image:
                     sizes.add(image.size)
             except OSError as error:
                 raise DataError(f"{file}: cannot be read ({error})") from None

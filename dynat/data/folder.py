@@ -7,32 +7,20 @@ every machine.
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
-
 from dynat.config import DatasetConfig
-from dynat.data.images import STRATIFIED, Dataset, LabeledImages, split, stratified
+from dynat.data.decode import Listed, join_names, read_images, read_with_held_out
+from dynat.data.images import STRATIFIED, Dataset, chosen_classes, stratified_order
 from dynat.prepared import DataError
-from dynat.runtime.progress import Progress
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"}
-FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "GIF", "TIFF", "PPM")
-"""PIL's names for them. Without this list PIL guesses, and hands a PostScript file named .png to Ghostscript."""
-DEEP_MODES = ("I", "I;16", "I;16L", "I;16B", "I;16N", "F")
-"""PIL's modes with more than 8 bits per channel; PIL would clip them to white without a warning."""
 
 
-def prepare(config: DatasetConfig, root: Path) -> Dataset:  # noqa: ARG001 - every source has this signature
-    """Every image as RGB, resized to `config.size` squared where it is not of that size."""
+def prepare(config: DatasetConfig, root: Path) -> Dataset:
+    """Every image as RGB, resized to `config.size` squared where it is not of that size; all of them in a file."""
     assert config.path is not None and config.size is not None, "the config requires path and size of a folder"
     tree = Path(config.path).expanduser()
     files = {"train": class_files(tree / "train"), "test": class_files(tree / "test")}
@@ -41,18 +29,21 @@ def prepare(config: DatasetConfig, root: Path) -> Dataset:  # noqa: ARG001 - eve
     classes = tuple(files["train"])
     for part, by_class in files.items():
         _check_classes(classes, by_class, tree, part)
-    splits = {part: read_images(by_class, config.size, part) for part, by_class in files.items()}
-    if "validation" not in splits:
-        train, validation = split(splits["train"].labels, config.validation, config.split_seed, classes)
-        splits["validation"] = splits["train"][validation]
-        splits["train"] = splits["train"][train]
+    if config.classes is not None:  # the others are not read
+        classes = chosen_classes(config.classes, classes)
+    parts = {part: Listed.of({name: by_class[name] for name in classes}) for part, by_class in files.items()}
+    parts["test"] = parts["test"][stratified_order(parts["test"].labels)]
+    if "validation" in parts:
+        splits = {part: read_images(listed, config.size, part, root) for part, listed in parts.items()}
+    else:
+        splits = read_with_held_out(parts, config, classes, root)
     return Dataset.from_splits(
         name=config.name,
         classes=classes,
         origin={"source": "folder", "path": config.path, "split_seed": config.split_seed},
         train=splits["train"],
         validation=splits["validation"],
-        test=stratified(splits["test"]),
+        test=splits["test"],
         test_order=STRATIFIED,
     )
 
@@ -75,7 +66,7 @@ def class_files(folder: Path) -> dict[str, list[Path]]:
         raise DataError(f"{folder}: needs a folder of images for each of at least two classes, found {len(names)}")
     by_class = {name: _image_files(folder / name) for name in sorted(names, key=natural)}
     if empty := [name for name, files in by_class.items() if not files]:
-        raise DataError(f"{folder}: no image ({', '.join(sorted(SUFFIXES))}) in {_join_names(empty)}")
+        raise DataError(f"{folder}: no image ({', '.join(sorted(SUFFIXES))}) in {join_names(empty)}")
     return by_class
 
 
@@ -100,59 +91,9 @@ def _image_files(folder: Path) -> list[Path]:
 def _check_classes(train_classes: Iterable[str], part_classes: Iterable[str], tree: Path, part: str) -> None:
     in_train, in_part = set(train_classes), set(part_classes)
     differences = [
-        f"{has}/ has {_join_names(sorted(extra, key=natural))}, {lacks}/ does not"
+        f"{has}/ has {join_names(sorted(extra, key=natural))}, {lacks}/ does not"
         for has, lacks, extra in (("train", part, in_train - in_part), (part, "train", in_part - in_train))
         if extra
     ]
     if differences:
         raise DataError(f"{tree}: the classes differ: {'; '.join(differences)}")
-
-
-def read_images(by_class: dict[str, list[Path]], size: int, part: str) -> LabeledImages:
-    """Decode in threads (PIL releases the interpreter's lock); one error names all files that cannot be read."""
-    files = [file for members in by_class.values() for file in members]
-    labels = [label for label, members in enumerate(by_class.values()) for _ in members]
-    _check_memory(len(files), size, part)
-    images = np.empty((len(files), size, size, 3), dtype=np.uint8)
-    failures: list[str] = []
-    with ThreadPoolExecutor(os.cpu_count()) as pool, Progress(f"data: {part} images", len(files)) as progress:
-        for number, result in enumerate(pool.map(partial(_decode, size=size), files)):
-            progress.advance()
-            if isinstance(result, str):
-                failures.append(result)
-            else:
-                images[number] = result
-    if failures:
-        raise DataError(f"{len(failures)} of {len(files)} {part} images cannot be read: {_join_names(failures)}")
-    chw = torch.from_numpy(images).permute(0, 3, 1, 2).contiguous()
-    return LabeledImages(chw, torch.tensor(labels, dtype=torch.int64))
-
-
-def _check_memory(count: int, size: int, part: str) -> None:
-    needed, memory = count * size * size * 3, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    if needed > memory:
-        raise DataError(
-            f"dataset.size: {count} {part} images of {size} x {size} pixels take {needed / 1e9:.0f} GB, and this "
-            f"machine has {memory / 1e9:.0f} GB of memory; choose a smaller size"
-        )
-
-
-def _decode(file: Path, size: int) -> NDArray[np.uint8] | str:
-    """The image as (size, size, 3) bytes, or a message that says why it cannot be read."""
-    try:
-        with Image.open(file, formats=FORMATS) as opened:
-            if opened.mode in DEEP_MODES:
-                return f"{file} (more than 8 bits per channel, mode {opened.mode}: convert it first)"
-            upright = ImageOps.exif_transpose(opened).convert("RGB")
-    except UnidentifiedImageError:
-        return f"{file} (not an image of {', '.join(FORMATS)})"
-    except Exception as error:  # PIL's decoders raise many types of exceptions on damaged input
-        return f"{file} ({error})"
-    if upright.size != (size, size):
-        upright = upright.resize((size, size), Image.Resampling.BILINEAR)  # PIL's filter is antialiased
-    return np.asarray(upright)
-
-
-def _join_names(names: list[str], most: int = 5) -> str:
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more

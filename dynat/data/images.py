@@ -1,4 +1,4 @@
-"""What every source of images becomes: uint8 tensors in three splits, with one format on disk (`dynat.prepared`).
+"""What every source of images becomes: uint8 tensors in three splits (on disk: `dynat.data.image_files`).
 
 Pixels stay bytes until a batch is made of them.
 """
@@ -6,20 +6,20 @@ Pixels stay bytes until a batch is made of them.
 from __future__ import annotations
 
 import hashlib
+import math
 import os
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from dynat import prepared
-from dynat.prepared import FORMAT, IMAGES, INFO, DataError, LabeledArrays, PreparedInfo
-from dynat.runtime.files import atomic_text, atomic_write
+from dynat.config.base import nearest
+from dynat.prepared import DataError, LabeledArrays
 
 OFFICIAL = "official"
 """The order of the test images as published: others compare with "the first 1,000"."""
@@ -46,6 +46,17 @@ class LabeledImages:
 
     def to(self, device: torch.device | str) -> LabeledImages:
         return LabeledImages(self.images.to(device), self.labels.to(device))
+
+    def near(self, device: torch.device) -> LabeledImages:
+        """On the device, or where they are if they would take more than half of its free memory."""
+        if device.type == "cuda" and self.images.nbytes > torch.cuda.mem_get_info(device)[0] / 2:
+            return self
+        return self.to(device)
+
+    def take(self, index: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
+        """These images and labels, on the device."""
+        index = index.to(self.labels.device)
+        return self.images[index].to(device), self.labels[index].to(device)
 
     def arrays(self) -> LabeledArrays:
         return self.images.cpu().contiguous().numpy(), self.labels.cpu().contiguous().numpy()
@@ -106,7 +117,7 @@ class Dataset:
                 f"dataset.train_images: {count}, and {self.name} has {len(self.train)} training images beside the "
                 "held-out ones"
             )
-        train = stratified(self.train, seed)[:count]
+        train = self.train[stratified_order(self.train.labels, seed)[:count]]
         if missing := set(range(len(self.classes))) - set(train.labels.tolist()):
             raise DataError(
                 f"dataset.train_images: {count} are too few: class '{self.classes[min(missing)]}' has none of them"
@@ -118,6 +129,28 @@ class Dataset:
             train=train,
             validation=self.validation,
             test=self.test,
+            test_order=self.test_order,
+        )
+
+    def with_classes(self, names: Sequence[str]) -> Dataset:
+        """The task of telling these classes apart, in this order: the same splits without the images of the others."""
+        if chosen_classes(names, self.classes) == self.classes:
+            return self
+        new_label = torch.full((len(self.classes),), -1)
+        for label, name in enumerate(names):
+            new_label[self.classes.index(name)] = label
+
+        def chosen(part: LabeledImages) -> LabeledImages:
+            labels = new_label[part.labels]
+            return LabeledImages(part.images[labels >= 0], labels[labels >= 0])
+
+        return Dataset.from_splits(
+            name=self.name,
+            classes=tuple(names),
+            origin=self.origin,
+            train=chosen(self.train),
+            validation=chosen(self.validation),
+            test=chosen(self.test),
             test_order=self.test_order,
         )
 
@@ -137,6 +170,13 @@ class Dataset:
     def to(self, device: torch.device | str) -> Dataset:
         train, validation, test = (image_set.to(device) for image_set in self.splits.values())
         return replace(self, train=train, validation=validation, test=test)
+
+
+def chosen_classes(names: Sequence[str], known: Sequence[str]) -> tuple[str, ...]:
+    """The names, if there are classes of these names."""
+    if unknown := next((name for name in names if name not in known), None):
+        raise DataError(f"dataset.classes: unknown class '{unknown}': {nearest(unknown, known)}")
+    return tuple(names)
 
 
 def to_pixels(images: Tensor) -> Tensor:
@@ -165,86 +205,41 @@ def split(labels: Tensor, share: float, seed: int, classes: Sequence[str] = ()) 
 
 
 def stratified(images: LabeledImages, seed: int = ORDER_SEED) -> LabeledImages:
-    """The same images in a seeded random order of which every first n hold each class in its share of the whole.
+    """The same images in `stratified_order`."""
+    return images[stratified_order(images.labels, seed)]
+
+
+def stratified_order(labels: Tensor, seed: int = ORDER_SEED) -> Tensor:
+    """A seeded random order of images of which every first n hold each class in its share of the whole.
 
     Image j of the m images of a class is placed at (j + 1/2) / m of the way. An evaluation on the first n images of
     a folder that was read class by class would be an evaluation of its first class.
     """
-    class_of = images.labels.cpu().numpy()
+    class_of = labels.cpu().numpy()
     key = np.random.PCG64(seed).random_raw(len(class_of))
     position = np.empty(len(class_of))
     for label in np.unique(class_of):
         members = np.flatnonzero(class_of == label)
         ranked = members[np.argsort(key[members], kind="stable")]
         position[ranked] = (2 * np.arange(len(ranked)) + 1) / (2 * len(ranked))
-    return images[torch.from_numpy(np.lexsort((key, position)))]
+    return torch.from_numpy(np.lexsort((key, position)))
 
 
-def save(dataset: Dataset, folder: Path) -> None:
-    """Write the data set's two files; the same content gives the same bytes.
+def empty_images(count: int, shape: tuple[int, int, int], folder: Path) -> Tensor:
+    """Room for so many images of channels x height x width in a file without a name in `folder`, not in memory.
 
-    A file that already holds this content is not touched, and images made again get the time of their `info.json`:
-    Snakemake would train again for a newer file.
+    The file takes its space at once and disappears with the tensor.
     """
-    tensors = {
-        f"{name}.{part}": tensor.cpu().contiguous()
-        for name, image_set in dataset.splits.items()
-        for part, tensor in (("images", image_set.images), ("labels", image_set.labels))
-    }
-    text = _info(dataset).model_dump_json(indent=2, exclude_none=True) + "\n"
-    content = save_tensors(tensors, {"sha256": dataset.digest})  # safetensors' own writer hides that a disk is full
-    images, info = folder / IMAGES, folder / INFO
-    info_is_there = _holds(info, text.encode())
-    if not _holds(images, content):
-        atomic_write(images, lambda draft: draft.write_bytes(content))
-        if info_is_there:
-            os.utime(images, ns=(info.stat().st_atime_ns, info.stat().st_mtime_ns))
-    if not info_is_there:
-        atomic_text(info, text)
-
-
-def _holds(file: Path, content: bytes) -> bool:
-    with suppress(OSError):
-        return file.is_file() and file.read_bytes() == content
-    return False
-
-
-def _info(dataset: Dataset) -> PreparedInfo:
-    return PreparedInfo.model_validate(
-        {
-            "format": FORMAT,
-            "name": dataset.name,
-            **dataset.origin,
-            "test_order": dataset.test_order,
-            "test_in_train": dataset.test_in_train,
-            "shape": (dataset.channels, *dataset.size),
-            "images": {name: len(image_set) for name, image_set in dataset.splits.items()},
-            "classes": dataset.classes,
-            "per_class": {
-                name: torch.bincount(image_set.labels, minlength=len(dataset.classes)).tolist()
-                for name, image_set in dataset.splits.items()
-            },
-            "sha256": dataset.digest,
-        }
-    )
-
-
-def load(folder: Path) -> Dataset:
-    """Read what `save` wrote. Compares every byte with its digest: 0.1 s for CIFAR beside 0.2 s of reading."""
-    info, arrays = prepared.read(folder)
-    splits = {
-        name: LabeledImages(torch.from_numpy(images), torch.from_numpy(labels))
-        for name, (images, labels) in arrays.items()
-    }
-    return Dataset(
-        name=info.name,
-        classes=info.classes,
-        digest=info.sha256,
-        origin=info.model_dump(include={"source", "split_seed", "train_images", "citation", "path"}, exclude_none=True),
-        test_order=info.test_order,
-        test_in_train=info.test_in_train,
-        **splits,
-    )
+    if not count:
+        return torch.empty((0, *shape), dtype=torch.uint8)
+    size = count * math.prod(shape)
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=folder) as file:
+        try:
+            os.posix_fallocate(file.fileno(), 0, size)
+        except OSError as error:
+            raise DataError(f"{folder}: no room for {size / 1e9:.1f} GB of images ({error.strerror})") from None
+        return torch.from_numpy(np.memmap(file, np.uint8, "r+", shape=(count, *shape)))
 
 
 def _image_digests(images: LabeledImages) -> list[bytes]:

@@ -85,7 +85,7 @@ def _image_folder(path: Path, size: int | None, paths: Paths, say: Say) -> Datas
         if folder.exists():
             say(f"{error}: prepared again")
         check_writable(folder)
-        dataset = evaluation_folder.prepare(config)
+        dataset = evaluation_folder.prepare(config, paths.data)
         data.save(dataset, folder)
         say(f"{path}: prepared in {folder}, {size} x {size} pixels")
     if warning := prepared.shared_images(prepared.read_info(folder)):

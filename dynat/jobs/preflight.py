@@ -97,6 +97,8 @@ def refuse_too_few_classes(experiment: Experiment, paths: Paths) -> None:
 
 def _number_of_classes(experiment: Experiment, paths: Paths) -> int | None:
     """The number of classes, as far as it is known before the data set is prepared."""
+    if experiment.dataset.classes is not None:
+        return len(experiment.dataset.classes)
     info = paths.dataset_info(experiment.dataset.name)
     if info.exists():
         with contextlib.suppress(UserError):  # the job that reads the data set says what is wrong

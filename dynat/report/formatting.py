@@ -14,6 +14,8 @@ DATASETS = {
     "digits": "Digits 8×8",
     "cifar10": "CIFAR-10",
     "cifar100": "CIFAR-100",
+    "svhn": "SVHN",
+    "tiny-imagenet": "TinyImageNet",
 }
 METHODS = {
     "natural": "Natural training",

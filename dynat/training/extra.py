@@ -7,7 +7,7 @@ of the original images. Here the order of the original images is that of the sam
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 
 import torch
 from torch import Tensor
@@ -25,7 +25,7 @@ class ExtraBatches:
         self.use = use
         self.images = images.unlabeled() if use.labels == "guide" else images
 
-    def mixed_in(self, originals: Iterable[Batch], steps: int, size: int, seed: int) -> Iterator[Batch]:
+    def mixed_in(self, originals: Iterable[Batch], steps: int, size: int, seed: int) -> Generator[Batch]:
         """`steps` batches of `size` original images, with extra images in place of the last ones of each."""
         count, random = self.use.count(size), torch.Generator().manual_seed(seed)
         rows = torch.randint(len(self.images), (steps, count), generator=random)

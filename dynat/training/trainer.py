@@ -100,7 +100,7 @@ class Trainer:
     ) -> None:
         self.run, self.threat, self.seed, self.device = run, threat, seed, device
         self.distributed = distributed
-        self.train_set, self.held_out = data.train.to(device), data.validation.to(device)
+        self.train_set, self.held_out = data.train.near(device), data.validation.to(device)
         self.extra = None if run.extra is None else ExtraBatches(run.extra, extra)
         self.method = methods.build(run, threat)
         self.networks = build_networks(
@@ -125,9 +125,7 @@ class Trainer:
     def epoch(self, progress: Progress = HIDDEN) -> Row:
         began, epochs = time.perf_counter(), self.run.epochs
         batches = list(epoch_batches(self.train_set, self.run.batch, self._generator("order")))
-        labeled: Iterator[tuple[Tensor, Tensor]] = (
-            (self.train_set.images[index], self.train_set.labels[index]) for index in batches
-        )
+        labeled = (self.train_set.take(index, self.device) for index in batches)
         if self.extra is not None:
             labeled = self.extra.mixed_in(labeled, len(batches), len(batches[0]), self._seed("extra"))
         crops = self._generator("crops")
@@ -268,6 +266,6 @@ class Trainer:
 
 def epoch_batches(image_set: LabeledImages, size: int, generator: torch.Generator) -> Iterator[Tensor]:
     """Indices of full batches in a fresh order; what does not fill a batch waits for the next epoch."""
-    order = torch.randperm(len(image_set), generator=generator, device=image_set.images.device)
+    order = torch.randperm(len(image_set), generator=generator, device=generator.device)
     size = min(size, len(image_set))
     yield from order[: len(image_set) // size * size].view(-1, size)
