@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from dynat.cli import INTERRUPTED
-from dynat.runtime.interrupts import interruptible
+from dynat.runtime.interrupts import handle_in_a_thread, interruptible
 from tests.project import BIN, Project
 
 
@@ -159,3 +159,34 @@ def test_afterwards_signals_have_the_effect_that_they_had_before() -> None:
     with pytest.raises(ValueError, match="failed"), interruptible():
         raise ValueError("failed")
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
+
+
+WAITS = """
+import os, signal, threading, time
+from dynat.runtime.interrupts import handle_in_a_thread
+lock, handled = threading.Lock(), threading.Semaphore(0)
+def handler(number, frame):
+    with lock:
+        handled.release()
+signal.signal(signal.SIGTERM, handler)
+handle_in_a_thread(signal.SIGTERM)
+with lock:
+    for _ in range(3):
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(0.05)
+    assert not handled.acquire(blocking=False)
+assert all(handled.acquire(timeout=20) for _ in range(3))
+"""
+
+
+def test_a_handler_in_a_thread_may_wait_for_what_was_interrupted() -> None:
+    """As Snakemake's handler of SIGTERM does, for a lock that is not reentrant."""
+    done = subprocess.run([sys.executable, "-c", WAITS], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_signal_that_has_no_handler_stays_as_it_is() -> None:
+    before = signal.getsignal(signal.SIGUSR1)
+    assert not callable(before)
+    handle_in_a_thread(signal.SIGUSR1)
+    assert signal.getsignal(signal.SIGUSR1) == before

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import signal
 import threading
 from collections.abc import Iterator
@@ -59,3 +60,15 @@ def _is_importing(frame: FrameType | None) -> bool:
             return True
         frame = frame.f_back
     return False
+
+
+def handle_in_a_thread(number: int) -> None:
+    """Let the present handler of a signal run in a thread of its own. Snakemake's handler of SIGTERM waits for a lock;
+    if the code that it interrupts holds that lock, both wait for ever."""
+    handler = signal.getsignal(number)
+    if callable(handler):
+
+        def start(number: int, frame: FrameType | None) -> None:
+            _thread.start_new_thread(handler, (number, frame))  # `threading` would wait for locks of its own here
+
+        signal.signal(number, start)

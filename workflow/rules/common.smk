@@ -6,6 +6,7 @@ from dynat.config.yaml_input import command_line_values
 from dynat.jobs import job_view, preflight
 from dynat.results.paths import Paths
 from dynat.runtime.errors import UserError
+from dynat.runtime.interrupts import handle_in_a_thread
 
 PATHS = Paths()
 try:
