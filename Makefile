@@ -35,7 +35,7 @@ endef
 export TORCH_MESSAGE
 
 .PHONY: help env run test test-slow lint storm audit image-check slurm-check lock results readme manual bench bench-step bench-memory \
-	bench-dag bench-evaluation bench-shards bench-verdicts bench-gpu clean
+	bench-dag bench-evaluation bench-shards bench-libraries bench-verdicts bench-gpu clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -123,6 +123,9 @@ bench-evaluation: $(STAMP) ## time of AutoAttack, compared with pyautoattack alo
 
 bench-shards: $(STAMP) ## time of one AutoAttack that two jobs share
 	@python benchmarks/shards.py
+
+bench-libraries: $(DEVELOPER) ## time of attacks and steps, compared with other libraries and released code (after make run)
+	@python benchmarks/libraries.py
 
 bench-verdicts: $(STAMP) ## whether attacking a surrogate changes a verdict, on every digits network (after make run)
 	@python benchmarks/verdicts.py

@@ -77,18 +77,26 @@ def finish(device: torch.device) -> None:
 
 
 def alternating(
-    work: Mapping[str, Callable[[], object]], device: torch.device, *, rounds: int, repeats: int = 1
+    work: Mapping[str, Callable[[], object]],
+    device: torch.device,
+    *,
+    rounds: int,
+    repeats: int = 1,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, list[float]]:
-    """Seconds per call; every round times each once, so that other load on the machine affects all of them."""
+    """Seconds per call; every round times each once, so that other load on the machine affects all of them.
+
+    With `clock=time.process_time`, of one thread, time in which other programs run does not count.
+    """
     seconds: dict[str, list[float]] = {name: [] for name in work}
     for _ in range(rounds):
         for name, call in work.items():
             finish(device)
-            started = time.perf_counter()
+            started = clock()
             for _ in range(repeats):
                 call()
             finish(device)
-            seconds[name].append((time.perf_counter() - started) / repeats)
+            seconds[name].append((clock() - started) / repeats)
     return seconds
 
 

@@ -120,3 +120,26 @@ def test_the_networks_for_a_processor(tmp_path: Path) -> None:
 def test_the_benchmark_of_shards_compares_their_files(tmp_path: Path) -> None:
     printed, results = run("shards", "--images", "16", "--rounds", "1", out=tmp_path / "shards.json")
     assert "the same file from every call" in printed and [row["jobs"] for row in results["rows"]] == [1, 2]
+
+
+@pytest.mark.slow
+def test_the_libraries_agree_about_the_images(tmp_path: Path) -> None:
+    """On a network that learned nothing the verdicts are those without an attack; every implementation is called."""
+    from dynat import models
+    from dynat.checkpoints.weights import save_weights
+    from dynat.data import save
+    from tests import tiny
+
+    save(tiny.dataset(), tmp_path / "tiny")
+    save_weights(models.build("small", classes=tiny.CLASSES, channels=1), tmp_path / "small.safetensors", {})
+    words = ["--run", str(tmp_path / "small.safetensors"), "--arch", "small", "--data", str(tmp_path / "tiny")]
+    few = ["--images", "6", "--autoattack-images", "4", "--rounds", "1", "--step-networks", "small", "--batch", "4"]
+    printed, results = run("libraries", *words, *few, out=tmp_path / "out.json")
+    assert len({row["correct"] for row in results["rows"] if row["attack"] == "pgd-20"}) == 1
+    by = [row["by"] for row in results["rows"]]
+    assert by == [
+        *("dynat", "torchattacks", "foolbox"),
+        *("dynat", "foolbox"),
+        *("dynat", "pyautoattack", "torchattacks"),
+    ]
+    assert [row["step"] for row in results["steps"]] == ["at", "at", "trades", "trades"] and "processor" in printed
