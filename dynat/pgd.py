@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from dynat import l1_ball
 from dynat.nn.modes import evaluating, frozen
 
 Objective = Callable[[Tensor], Tensor]
@@ -26,7 +27,9 @@ class Ball:
     eps: float
 
     def project(self, candidate: Tensor, center: Tensor) -> Tensor:
-        """The nearest image in the ball, then clamped to [0,1]."""
+        """The nearest image in the ball, then clamped to [0,1]; for L1 the nearest that is in both."""
+        if self.norm == "l1":
+            return l1_ball.project(candidate, center, self.eps)
         offset = candidate - center
         if self.norm == "linf":
             offset = offset.clamp(-self.eps, self.eps)
@@ -35,13 +38,17 @@ class Ball:
         return (center + offset).clamp(0.0, 1.0)
 
     def ascend(self, point: Tensor, gradient: Tensor, step_size: float) -> Tensor:
-        """One step of steepest ascent for this norm: the sign, or the normalized gradient."""
+        """One step of steepest ascent for this norm: the sign, the normalized gradient, or (L1) its largest values."""
+        if self.norm == "l1":
+            return point + step_size * l1_ball.direction(point, gradient)
         direction = gradient.sign() if self.norm == "linf" else gradient / _length(gradient)
         return point + step_size * direction
 
     def sample(self, center: Tensor, generator: torch.Generator) -> Tensor:
         """A random image of the ball, uniform in volume, clamped to [0,1]."""
-        if self.norm == "linf":
+        if self.norm == "l1":
+            offset = l1_ball.sample(center, self.eps, generator)
+        elif self.norm == "linf":
             offset = (2 * _uniform(center, generator) - 1) * self.eps
         else:
             direction = torch.empty_like(center).normal_(generator=generator)
@@ -52,6 +59,8 @@ class Ball:
 
     def distance(self, a: Tensor, b: Tensor) -> Tensor:
         """How far apart two batches are, image by image."""
+        if self.norm == "l1":
+            return l1_ball.distance(a, b)
         offset = (a - b).flatten(1)
         return offset.abs().amax(1) if self.norm == "linf" else torch.linalg.vector_norm(offset, dim=1)
 

@@ -32,6 +32,7 @@ _TRAINING = (
     "data/npz.py",
     "nn",
     "models",
+    "l1_ball.py",
     "pgd.py",
     "training",
 )
@@ -44,6 +45,7 @@ _EVALUATION = (
     "models",
     "checkpoints/weights.py",
     "checkpoints/network.py",
+    "l1_ball.py",
     "pgd.py",
     "attacks",
 )

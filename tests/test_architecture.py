@@ -23,7 +23,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 LAYERS: list[set[str]] = [
     {"runtime"},
     {"config", "prepared"},
-    {"provenance", "data", "nn", "results"},
+    {"provenance", "data", "nn", "results", "l1_ball"},
     {"models", "pgd", "report"},
     {"checkpoints", "methods"},
     {"training", "attacks"},

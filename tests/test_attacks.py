@@ -15,17 +15,16 @@ import torch
 from torch import Tensor, nn
 
 from dynat.attacks import Evaluation, evaluate
-from dynat.attacks.autoattack import apgd_ce, apgd_t
 from dynat.attacks.cw_l2 import closest_adversarial, cw_l2
 from dynat.attacks.evaluation import CORRECT, MISCLASSIFIED, TOLERANCE, batch_seed
 from dynat.attacks.first_order import cw, fgsm, pgd
+from dynat.attacks.randomized import suited_to
 from dynat.config import AttackConfig, registry
 from dynat.config.attack_cost import expected_cost
 from dynat.data import LabeledImages, to_pixels
 from dynat.nn.losses import cross_entropy, margin
 from dynat.pgd import Ball, starting_point
 from dynat.pgd import pgd as inner_pgd
-from dynat.runtime.errors import UserError
 from dynat.runtime.progress import Progress
 from tests import tiny
 from tests.helpers import Killed
@@ -569,12 +568,72 @@ def test_autoattack_on_a_single_image(mlp: nn.Module, noisy_images: LabeledImage
     assert correct(evaluation).tolist() == [False]
 
 
-def test_autoattack_refuses_fewer_than_four_classes() -> None:
-    model, pixels = Linear(3), gray()
-    with pytest.raises(UserError, match=r"at least 4 classes and this network has 3: use pgd and cw with restarts"):
-        apgd_t(model, pixels, model(pixels).argmax(1), attack("apgd-t"), 0)
-    with pytest.raises(UserError, match="at least 4 classes"):  # whether or not its first part leaves an image
-        apgd_ce(model, pixels, model(pixels).argmax(1), attack("autoattack"), 0)
+@pytest.mark.parametrize("classes", [2, 3])
+def test_autoattack_with_few_classes_breaks_what_can_be_broken(classes: int) -> None:
+    """A linear network, whose robust images are known: those whose margin is larger than eps times the L1 norm of the
+    difference of two weight vectors, for every other class."""
+    generator = torch.Generator().manual_seed(0)
+    linear = nn.Linear(64, classes, bias=False)
+    weights = torch.randn(classes, 64, generator=generator)
+    linear.weight = nn.Parameter(weights, requires_grad=False)
+    model = nn.Sequential(nn.Flatten(), linear)
+    images = torch.randint(70, 180, (24, 1, 8, 8), dtype=torch.uint8, generator=generator)  # no pixel is clamped
+    logits = model(to_pixels(images))
+    labels = logits.argmax(1)
+    gaps = logits.gather(1, labels[:, None]) - logits
+    reach = (weights[labels][:, None] - weights).abs().sum(2)
+    radii = (gaps / reach)[gaps > 0].view(24, classes - 1).amin(1)
+    eps = float(radii.median()) * 1.01
+    evaluation = evaluate(model, LabeledImages(images, labels), attack("autoattack", eps=eps, batch=24))
+    assert torch.equal(evaluation.columns["correct"], radii > eps)
+    for kind in ("apgd-t", "apgd-dlr"):
+        alone = evaluate(model, LabeledImages(images, labels), attack(kind, eps=eps, batch=24))
+        assert torch.equal(alone.columns["correct"], radii > eps), kind
+        needed = {"apgd-t": 4, "apgd-dlr": 3}[kind]
+        said = [f"needs {needed} classes, and the network has {classes}" in warning for warning in alone.warnings]
+        assert any(said) == (classes < needed) and len(said) == (classes < needed)
+
+
+class Noisy(nn.Module):
+    """A defense that adds noise to its input."""
+
+    def __init__(self, inner: nn.Module, scale: float) -> None:
+        super().__init__()
+        self.inner, self.scale = inner, scale
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.inner(images + self.scale * torch.randn_like(images))
+        return logits
+
+
+def test_a_network_that_answers_differently_each_time_is_attacked_as_such(
+    mlp: nn.Module, noisy_images: LabeledImages
+) -> None:
+    standard = attack("autoattack", eps=0.1)
+    same, silent = suited_to(mlp, noisy_images, standard)
+    assert same == standard and not silent
+    noisy = Noisy(mlp, 0.3)
+    state = torch.random.get_rng_state()
+    chosen, (warning,) = suited_to(noisy, noisy_images, standard)
+    assert torch.equal(torch.random.get_rng_state(), state), "other random numbers are not touched"
+    assert (chosen.kind, chosen.eot) == ("autoattack-rand", 20) and "answers differently each time" in warning
+    assert suited_to(noisy, noisy_images, attack("apgd-ce"))[0].kind == "apgd-ce", "only AutoAttack has versions"
+    few = noisy_images.first(4)
+    evaluation = evaluate(noisy, few, chosen)
+    again = evaluate(noisy, few, chosen)
+    assert torch.equal(evaluation.columns["margin"], again.columns["margin"]), "the noise has a seed"
+    assert evaluation.kind == "autoattack-rand" and not any("randomized" in text for text in evaluation.warnings)
+    attacked = int((evaluation.columns["broken_by"] != MISCLASSIFIED).sum())
+    assert evaluation.backward_passes >= 20 * 101 * int(evaluation.columns["correct"].sum())
+    assert evaluation.backward_passes <= 2 * 20 * 101 * attacked
+
+
+def test_more_gradients_per_step_find_more_through_noise(mlp: nn.Module, noisy_images: LabeledImages) -> None:
+    noisy, broken = Noisy(mlp, 0.6), {}
+    for eot in (1, 20):
+        evaluation = evaluate(noisy, noisy_images, attack("apgd-ce", eps=0.12, eot=eot, batch=40))
+        broken[eot] = int((evaluation.columns["broken_by"] == 0).sum())
+    assert broken[20] > broken[1]
 
 
 class Probabilities(nn.Module):
@@ -604,7 +663,7 @@ def test_warnings_of_autoattack_are_kept(
 def test_every_registered_attack_makes_valid_examples(mlp: nn.Module, noisy_images: LabeledImages) -> None:
     few: Any = noisy_images.first(6)
     for kind, info in registry.ATTACKS.items():
-        for norm, eps in (("linf", 0.2), ("l2", 1.0)):
+        for norm, eps in (("linf", 0.2), ("l2", 1.0), ("l1", 4.0)):
             if norm not in info.norms:
                 continue
             evaluation = evaluate(mlp, few, attack(kind, norm=norm, eps=eps, step_size=eps / 4, steps=10))

@@ -289,7 +289,7 @@ REFUSED = [
     ({"dataset": "cifar"}, "unknown data set 'cifar', and there is neither a folder of images of that name nor"),
     ({"attacks": "pdg-20"}, "unknown attack 'pdg-20': did you mean 'pgd-20'?"),
     ({"eps": "8"}, "eps 8 is outside (0,1): pixels are in [0,1], write 8/255 rather than 8"),
-    ({"norm": "l1"}, "threat.norm: "),
+    ({"norm": "l3"}, "threat.norm: "),
     ({"std": None}, "mean and std are given together"),
     ({"mean": "125.3", "std": "63"}, "mean 125.3 is not of pixels in [0,1]: divide values meant for 0..255 by 255"),
     ({"mean": "0.5,0.5", "std": "0.2,0.2"}, "mean and std have 2 channels, and the images have 1"),

@@ -16,12 +16,9 @@ from PIL import Image
 
 from dynat import provenance
 from dynat.config import DatasetConfig
-from dynat.config import load as load_config
 from dynat.data import DataError, evaluation_folder, load, prepare
 from dynat.data.folder import natural
 from dynat.jobs import preflight
-from dynat.results.paths import Paths
-from dynat.runtime.errors import UserError
 
 
 def paint(file: Path, color: tuple[int, int, int], size: tuple[int, int] = (6, 6)) -> None:
@@ -265,14 +262,3 @@ def test_an_image_of_the_same_size_in_bytes_is_another_image(
     known.rename(tmp_path / "gone")
     known.touch()
     assert provenance.listing(own(tree), known) == changed, "where nothing can be written"
-
-
-@pytest.mark.parametrize("prepared", [False, True])
-def test_too_few_classes_for_autoattack_are_noticed_before_any_job(prepared: bool, tree: Path, tmp_path: Path) -> None:
-    given = {"preset": "folder", "dataset": {"name": "own", "path": str(tree), "size": 6}}
-    paths = Paths(data=tmp_path / "data")
-    if prepared:
-        prepare(own(tree), paths.data)
-    with pytest.raises(UserError, match=r"attacks.autoattack: .* at least 4 classes, and own has 2: use pgd"):
-        preflight.check_before_jobs(load_config(given), paths, tmp_path / "records")
-    preflight.check_before_jobs(load_config({**given, "attacks": ["clean", "pgd-20"]}), paths, tmp_path / "records")

@@ -27,6 +27,7 @@ from dynat.checkpoints.weights import load_weights, save_weights
 from dynat.config import AttackConfig, DatasetConfig
 from dynat.data import LabeledImages, to_pixels
 from dynat.nn.normalize import normalized
+from dynat.pgd import Ball
 from dynat.results.statistics import wilson
 
 EPS, STEPS = 0.15, 10
@@ -84,6 +85,7 @@ def is_misclassified(network: nn.Module, adversarial: Tensor, labels: Tensor) ->
         ("linf", EPS, 300),
         pytest.param("linf", EPS, 5000, marks=pytest.mark.slow),
         pytest.param("l2", 0.7, 5000, marks=pytest.mark.slow),
+        pytest.param("l1", 2.5, 5000, marks=pytest.mark.slow),
     ],
 )
 def test_autoattack_as_published_gives_the_same_verdicts(
@@ -103,13 +105,13 @@ def test_autoattack_as_published_gives_the_same_verdicts(
     evaluation = evaluate(network, few, auto)
     pixels = to_pixels(few.images)
     with torch.random.fork_rng():
-        peer = pyautoattack.AutoAttack(
-            network, norm={"linf": "Linf", "l2": "L2"}[norm], eps=eps, seed=batch_seed(auto, 0), version="standard"
-        )
+        name = {"linf": "Linf", "l2": "L2", "l1": "L1"}[norm]
+        peer = pyautoattack.AutoAttack(network, norm=name, eps=eps, seed=batch_seed(auto, 0), version="standard")
         adversarial = peer.run_standard_evaluation(pixels, few.labels, batch_size=len(few))[0]
     offset = (adversarial - pixels).flatten(1)
-    distance = offset.abs().amax(1) if norm == "linf" else offset.norm(dim=1)
-    valid = (distance <= eps + 1e-6) & (adversarial.flatten(1).amin(1) >= 0) & (adversarial.flatten(1).amax(1) <= 1)
+    distance = offset.double().norm(dim=1, p={"linf": torch.inf, "l2": 2, "l1": 1}[norm])
+    tolerance = 1e-5 if norm == "l1" else 1e-6  # their L1 projection is in float32
+    valid = (distance <= eps + tolerance) & (adversarial.amin((1, 2, 3)) >= 0) & (adversarial.amax((1, 2, 3)) <= 1)
     theirs = is_misclassified(network, adversarial, few.labels) & valid
     assert 4 <= int(theirs.sum()) <= 20, "some are broken, some are not"
     # The prediction on an image at the decision boundary may depend on the size of the batch.
@@ -172,6 +174,22 @@ def test_pgd_in_l2_equals_foolboxs_step_by_step(network: nn.Module, image_set: L
     assert 0.1 < broken.float().mean() < 0.9
     torch.testing.assert_close(ours[~broken], theirs[~broken], rtol=0, atol=1e-4)
     assert not (is_misclassified(network, theirs, labels) & ~broken).any()
+
+
+@pytest.mark.parametrize("eps", [1.0, 1.5, 2.0])
+def test_pgd_in_l1_is_at_least_as_strong_as_foolboxs(eps: float, network: nn.Module, image_set: LabeledImages) -> None:
+    """The same steps from the image (SLIDE). Theirs projects onto the ball and clips afterwards, ours projects onto the
+    intersection, which leaves more of the radius."""
+    foolbox = pytest.importorskip("foolbox")
+    pixels, labels = to_pixels(image_set.images), image_set.labels
+    peer = foolbox.attacks.SparseL1DescentAttack(abs_stepsize=eps / 4, steps=40)
+    model = foolbox.PyTorchModel(network, bounds=(0, 1), device="cpu")
+    _, theirs, success = peer(model, pixels, labels, epsilons=eps)
+    success &= Ball("l1", eps).distance(theirs, pixels) <= eps + 1e-5
+    ours = ~evaluate(network, image_set, attack("pgd", "l1", eps, steps=40)).columns["correct"]
+    assert 0.05 < success.float().mean() < 0.95
+    low, _ = wilson(int(success.sum()), len(success))
+    assert ours.float().mean() >= low and (success & ~ours).float().mean() <= 0.03
 
 
 @pytest.mark.parametrize("peer", PEERS)

@@ -30,7 +30,7 @@ def ascend(model: nn.Module, images: Tensor, labels: Tensor, ball: Ball, **chang
 
 @settings(max_examples=40, deadline=None)
 @given(
-    norm=st.sampled_from(["linf", "l2"]),
+    norm=st.sampled_from(["linf", "l2", "l1"]),
     eps=st.floats(1e-3, 0.9),
     step=st.floats(1e-3, 2.0),
     start=st.sampled_from(["gauss", "uniform", "none"]),
@@ -57,16 +57,18 @@ def test_pgd_never_leaves_the_ball_or_the_pixel_range(
     assert adversarial.min() >= 0 and adversarial.max() <= 1
 
 
-@pytest.mark.parametrize("norm", ["linf", "l2"])
+@pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
 def test_a_linear_model_is_attacked_optimally(norm: str) -> None:
-    """For logits w.x the worst image is known: x - eps*sign(w), or x - eps*w/|w|, if no pixel is clamped."""
+    """For logits w.x the worst image is known if no pixel is clamped: x - eps*sign(w), x - eps*w/|w|, or, in L1, all of
+    eps at the largest |w|."""
     linear = nn.Linear(12, 2, bias=False, dtype=torch.float64)
     with torch.no_grad():
         linear.weight[1] = -linear.weight[0]
     model = nn.Sequential(nn.Flatten(), linear)
     images = torch.full((1, 3, 2, 2), 0.5, dtype=torch.float64)
     direction = linear.weight[0].detach().view(1, 3, 2, 2)
-    unit = direction.sign() if norm == "linf" else direction / direction.norm()
+    largest = direction.abs() == direction.abs().max()
+    unit = {"linf": direction.sign(), "l2": direction / direction.norm(), "l1": direction.sign() * largest}[norm]
     adversarial = ascend(model, images, torch.tensor([0]), Ball(norm, 0.1), steps=20, start="none")
     torch.testing.assert_close(adversarial, images - 0.1 * unit)
 
@@ -80,7 +82,7 @@ def test_projection_comes_before_the_clamp() -> None:
 
 def test_uniform_start_fills_the_ball() -> None:
     centre = torch.full((4000, 1, 1, 2), 0.5)
-    for norm, inner_share in (("linf", 0.25), ("l2", 0.25)):
+    for norm, inner_share in (("linf", 0.25), ("l2", 0.25), ("l1", 0.25)):
         ball = Ball(norm, 0.2)
         distance = ball.distance(ball.sample(centre, torch.Generator().manual_seed(0)), centre)
         assert distance.max() <= 0.2 + 1e-6 and distance.max() > 0.19

@@ -12,8 +12,9 @@ import torch
 
 from dynat import data
 from dynat.attacks.evaluation import evaluate
-from dynat.config import ConfigError, TrainingSpec, load
+from dynat.config import ConfigError, ThreatModel, TrainingSpec, load
 from dynat.config.attack_cost import expected_cost
+from dynat.config.resolve import resolve_attack
 from dynat.jobs.epoch_log import EpochLog, EventFiles
 from dynat.jobs.preflight import check_before_jobs
 from dynat.jobs.training import run_training
@@ -179,9 +180,22 @@ def test_finished_batches_do_not_count_for_the_rate(
     assert again.done == total and again.lines == []
 
 
-@pytest.mark.parametrize(("kind", "cost"), [("clean", 1), ("pgd", 1 + 3 * 5), ("square", 5), ("autoattack", 11_600)])
-def test_the_expected_cost_of_an_attack(kind: str, cost: float) -> None:
-    assert expected_cost(tiny.attack(kind)) == pytest.approx(cost, rel=0.02)
+@pytest.mark.parametrize(
+    ("kind", "norm", "cost"),
+    [
+        ("clean", "linf", 1),
+        ("pgd", "linf", 1 + 3 * 5),
+        ("square", "linf", 5),
+        ("autoattack", "linf", 11_600),
+        ("autoattack", "l1", 1_500 + 1_500 + 3_600 + 5_000),  # five restarts of APGD-CE, five target classes
+        ("autoattack-plus", "linf", 1_500 + 1_500 + 11_000 + 5_000 + 2_700 + 3_600),
+        ("autoattack-rand", "linf", 2 * 20 * 300),
+    ],
+)
+def test_the_expected_cost_of_an_attack(kind: str, norm: str, cost: float) -> None:
+    threat = ThreatModel.model_validate({"eps": 0.1, "norm": norm})
+    attack = resolve_attack(kind, {"steps": 5} if kind in ("pgd", "square") else {}, threat)
+    assert expected_cost(attack) == pytest.approx(cost, rel=0.02)
 
 
 # --- history.csv ----------------------------------------------------------------------------------------------

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import itertools
-import json
 from pathlib import Path
 
 import pytest
@@ -19,6 +18,7 @@ from dynat.jobs.job_list import job_title
 from dynat.jobs.training import run_training
 from dynat.results.outcomes import read_examples
 from dynat.results.paths import Paths
+from dynat.results.records import OutcomeRecord, read_record
 from tests import tiny
 from tests.helpers import Killed
 from tests.project import BIN, Project
@@ -100,14 +100,14 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Paths:
     return paths
 
 
-def outcome(paths: Paths, spec: EvaluationSpec) -> tuple[bytes, dict[str, object], bytes]:
+def outcome(paths: Paths, spec: EvaluationSpec) -> tuple[bytes, OutcomeRecord, bytes]:
     """Verdicts, examples and the record without the time."""
     file = run_evaluation(spec, paths=paths, say=lambda _: None)
     run = paths.run_files("tests", "some-run")
-    record = json.loads(run.outcome_record("some-attack").read_text())
+    record = read_record(run.outcome_record("some-attack"), OutcomeRecord).model_copy(update={"seconds": {}})
     examples = read_examples(run.examples("some-attack"))
     images = b"".join(array.tobytes() for array in vars(examples).values())
-    return file.read_bytes(), {**record, "seconds": None}, images
+    return file.read_bytes(), record, images
 
 
 @pytest.mark.parametrize("kind", ["pgd", "square"])

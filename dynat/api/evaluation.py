@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from os import PathLike
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from dynat import attacks as evaluation
 from dynat.api.inputs import Images, Labels, classes, digests, image_digest, labeled, together
 from dynat.api.results import AttackResult, Result
+from dynat.attacks.randomized import suited_to
 from dynat.config import AttackConfig, ThreatModel, digest
 from dynat.config.attack_cost import expected_cost
 from dynat.config.resolve import checked, resolve_attack
@@ -108,10 +110,12 @@ def _run(
     *,
     adversarial: bool = False,
 ) -> evaluation.Evaluation:
+    config, warnings = suited_to(model, images, config)
     count = min(config.images or len(images), len(images))
     with restored_numerics(), Progress(name, expected_cost(config) * count, hidden=not progress) as shown:
         set_evaluation_numerics()
-        return evaluation.evaluate(model, images, config, state=state, progress=shown, adversarial=adversarial)
+        found = evaluation.evaluate(model, images, config, state=state, progress=shown, adversarial=adversarial)
+    return replace(found, warnings=(*warnings, *found.warnings))
 
 
 def _attacked(

@@ -3,6 +3,7 @@
 The trainer imports nothing from here, so the evaluation cannot influence the training.
 """
 
-from dynat.attacks.evaluation import Evaluation, evaluate
+from dynat.attacks.evaluation import evaluate
+from dynat.attacks.saved import Evaluation
 
 __all__ = ["Evaluation", "evaluate"]

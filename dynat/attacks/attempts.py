@@ -56,7 +56,7 @@ class Attempts:
         distances = torch.cdist(
             self.clean.flatten(1),
             flat,
-            p=float("inf") if self.ball.norm == "linf" else 2.0,
+            p={"linf": float("inf"), "l2": 2.0, "l1": 1.0}[self.ball.norm],
             compute_mode="donot_use_mm_for_euclid_dist",
         )
         top = logits.topk(2).values

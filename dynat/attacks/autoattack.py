@@ -1,7 +1,8 @@
-"""The parts of AutoAttack's standard version (Croce & Hein 2020) through pyautoattack.
+"""The parts of AutoAttack (Croce & Hein 2020; for L1: 2021) through pyautoattack.
 
-AutoAttack itself is these four in order, each on the images that are still classified correctly. `evaluate` runs them
-in that order; each part is also an attack of its own.
+AutoAttack itself is some of these in order, each on the images that are still classified correctly: four in the
+standard version, six in `plus`, two in `rand`, which is for networks that answer differently each time. `evaluate` runs
+them in that order; each part is also an attack of its own.
 """
 
 from __future__ import annotations
@@ -10,15 +11,21 @@ import contextlib
 import logging
 import re
 from collections.abc import Iterator
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from dynat.config import AttackConfig, registry
+from dynat.config import AttackConfig
 from dynat.nn.folded import FoldedModel
-from dynat.runtime.errors import UserError
+from dynat.pgd import Ball
 
-NORMS = {"linf": "Linf", "l2": "L2"}
+NORMS = {"linf": "Linf", "l2": "L2", "l1": "L1"}
+VERSIONS = {"autoattack-plus": "plus", "autoattack-rand": "rand"}
+"""Kind of attack to the version whose restarts and steps its parts have; the others have those of the standard one."""
+DLR_CLASSES = {"apgd-dlr": 3, "apgd-t": 4}
+"""Fewest classes for which the loss of a part is defined."""
 
 
 def apgd_ce(model: nn.Module, images: Tensor, labels: Tensor, attack: AttackConfig, seed: int) -> Tensor:
@@ -26,9 +33,19 @@ def apgd_ce(model: nn.Module, images: Tensor, labels: Tensor, attack: AttackConf
     return _run_part("apgd-ce", model, images, labels, attack, seed)
 
 
+def apgd_dlr(model: nn.Module, images: Tensor, labels: Tensor, attack: AttackConfig, seed: int) -> Tensor:
+    """Auto-PGD on the difference of logits ratio."""
+    return _run_part("apgd-dlr", model, images, labels, attack, seed)
+
+
 def apgd_t(model: nn.Module, images: Tensor, labels: Tensor, attack: AttackConfig, seed: int) -> Tensor:
     """Auto-PGD on the targeted difference of logits ratio, for up to nine target classes."""
     return _run_part("apgd-t", model, images, labels, attack, seed)
+
+
+def fab(model: nn.Module, images: Tensor, labels: Tensor, attack: AttackConfig, seed: int) -> Tensor:
+    """FAB: the nearest decision boundary to any other class."""
+    return _run_part("fab", model, images, labels, attack, seed)
 
 
 def fab_t(model: nn.Module, images: Tensor, labels: Tensor, attack: AttackConfig, seed: int) -> Tensor:
@@ -48,6 +65,8 @@ def collect_warnings() -> Iterator[set[str]]:
 
     class Collector(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
+            if record.getMessage().startswith("with only "):  # about losses that are replaced below, with a message
+                return
             # Without its count, which differs from batch to batch.
             warnings.add(re.sub(r"^there are \d+ points", "there are points", record.getMessage()))
 
@@ -64,20 +83,16 @@ def collect_warnings() -> Iterator[set[str]]:
 def _run_part(name: str, model: nn.Module, images: Tensor, labels: Tensor, attack: AttackConfig, seed: int) -> Tensor:
     from pyautoattack import AutoAttack, checks  # not needed where only training happens
 
+    ball = Ball(attack.norm or "linf", attack.eps or 0.0)
     with torch.no_grad():
         classes = model(images[:1]).shape[1]
-    if classes < 4 and "apgd-t" in (name, *registry.attack_parts(attack.kind)):
-        raise UserError(
-            f"AutoAttack's targeted DLR loss needs at least 4 classes and this network has {classes}: "
-            "use pgd and cw with restarts instead"
-        )
     with torch.random.fork_rng(devices=[images.device] if images.is_cuda else []):
         autoattack = AutoAttack(
             model,
-            norm=NORMS[attack.norm or "linf"],
-            eps=attack.eps,
+            norm=NORMS[ball.norm],
+            eps=ball.eps,
             seed=seed,
-            version="standard",
+            version=VERSIONS.get(attack.kind, "standard"),
             device=images.device,
         )
         autoattack.attacks_to_run = [name]
@@ -85,10 +100,28 @@ def _run_part(name: str, model: nn.Module, images: Tensor, labels: Tensor, attac
             checks.check_randomized(model.network, images, labels, logger=autoattack.logger)
             checks.check_range_output(model.network, images, logger=autoattack.logger)
             checks.check_dynamic(model.network, images, logger=autoattack.logger)
-        # Nine target classes as published, fewer where there are fewer other classes.
-        autoattack.apgd_targeted.n_target_classes = min(9, classes - 1)
-        autoattack.fab.n_target_classes = min(9, classes - 1)
+        apgd, targeted, fab = autoattack.apgd, autoattack.apgd_targeted, autoattack.fab
+        apgd.eot_iter = attack.eot or 1
+        # As many target classes as published, fewer where there are fewer other classes.
+        targeted.n_target_classes = min(targeted.n_target_classes, classes - 1)
+        fab.n_target_classes = min(fab.n_target_classes, classes - 1)
+        apgd.use_largereps = targeted.use_largereps = ball.norm == "l1"  # the L1 form of APGD, in every version
+        if classes < DLR_CLASSES.get(name, 0):
+            apgd.dlr_loss = targeted.dlr_loss_targeted = partial(_margin_loss, targeted)
+            autoattack.logger.warning(
+                f"{name}: its loss, the difference of logits ratio, needs {DLR_CLASSES[name]} classes, and the network "
+                f"has {classes}: it maximizes the difference of the logits instead"
+            )
         if name == "square" and attack.steps is not None:
             autoattack.square.n_queries = attack.steps
         adversarial: Tensor = autoattack.run_standard_evaluation(images, labels, batch_size=len(images))[0]
-    return adversarial.detach()
+    # Its L1 projection is in float32, and leaves images outside the ball by what that rounds.
+    return ball.project(adversarial.detach(), images) if ball.norm == "l1" else adversarial.detach()
+
+
+def _margin_loss(targeted: Any, logits: Tensor, labels: Tensor) -> Tensor:
+    """The DLR loss without its denominator: a target's logit, or the largest other one, minus that of the label."""
+    own = logits.gather(1, labels[:, None])[:, 0]
+    if targeted.y_target is not None:
+        return logits.gather(1, targeted.y_target[:, None])[:, 0] - own
+    return logits.scatter(1, labels[:, None], -torch.inf).amax(1) - own

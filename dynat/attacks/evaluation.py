@@ -10,7 +10,6 @@ Finished batches are saved with a checksum, so that an interrupted evaluation re
 from __future__ import annotations
 
 import hashlib
-import io
 import time
 from collections.abc import Collection
 from contextlib import nullcontext
@@ -23,6 +22,7 @@ from torch import Tensor, nn
 from dynat.attacks.attempts import Attempts, choose_examples
 from dynat.attacks.autoattack import collect_warnings
 from dynat.attacks.cost import BatchProgress, count_passes
+from dynat.attacks.saved import Evaluation
 from dynat.attacks.surrogate import COMPARED_IMAGES, choose_queried_model
 from dynat.config import AttackConfig, registry
 from dynat.config.attack_cost import expected_cost
@@ -30,7 +30,6 @@ from dynat.data import LabeledImages, to_pixels
 from dynat.nn.losses import margin
 from dynat.nn.modes import evaluating, frozen
 from dynat.pgd import Ball
-from dynat.runtime.files import read_with_checksum, write_with_checksum
 from dynat.runtime.progress import HIDDEN, Progress
 
 TOLERANCE = 1e-6
@@ -39,56 +38,6 @@ TOLERANCE = 1e-6
 CORRECT, MISCLASSIFIED = -1, -2
 """Values of the column `broken_by`: correct under attack, or misclassified before any attack. A value from 0 on is the
 number of the attack's part that broke the image."""
-
-
-@dataclass
-class Evaluation:
-    """The verdicts of one attack on one network, and what they cost; of a batch or of all images."""
-
-    columns: dict[str, Tensor]
-    """An entry per image: label, clean_prediction, prediction, correct, margin, distance, broken_by."""
-    examples: dict[str, Tensor]
-    """For the gallery: clean and adversarial images, label, clean_prediction, prediction; of the first batch. The
-    adversarial image is the strongest attempt where the attack failed."""
-    seconds: float = 0.0
-    forward_passes: int = 0
-    backward_passes: int = 0
-    rejected_examples: int = 0
-    """Claimed adversarial images outside the ball or outside [0,1]."""
-    reattacked: int = 0
-    """Images attacked again on the network itself, because only the surrogate was fooled or its logits were not
-    finite."""
-    queried_model: str = "network"
-    """Which model the attack queried."""
-    warnings: tuple[str, ...] = ()
-    """AutoAttack's warnings about the network."""
-
-    def save(self, file: Path) -> None:
-        # Through memory: a full disk is then an OSError that says so; torch's own writer raises an internal error.
-        buffer = io.BytesIO()
-        torch.save(vars(self), buffer)
-        write_with_checksum(file, buffer.getbuffer())
-
-    @classmethod
-    def load(cls, file: Path) -> Evaluation | None:
-        """What was saved; None where there is no file. A damaged one is set aside, with a message, and is None too."""
-        content = read_with_checksum(file)
-        return None if content is None else cls(**torch.load(io.BytesIO(content), weights_only=True))
-
-    @classmethod
-    def join(cls, batches: list[Evaluation]) -> Evaluation:
-        """The evaluation of all batches together; its examples are those of the first batch."""
-        return cls(
-            columns={name: torch.cat([batch.columns[name] for batch in batches]) for name in batches[0].columns},
-            examples=batches[0].examples,
-            seconds=sum(batch.seconds for batch in batches),
-            forward_passes=sum(batch.forward_passes for batch in batches),
-            backward_passes=sum(batch.backward_passes for batch in batches),
-            rejected_examples=sum(batch.rejected_examples for batch in batches),
-            reattacked=sum(batch.reattacked for batch in batches),
-            queried_model=", ".join(sorted({batch.queried_model for batch in batches})),
-            warnings=tuple(sorted({warning for batch in batches for warning in batch.warnings})),
-        )
 
 
 def evaluate(
@@ -127,18 +76,20 @@ def evaluate(
             queried_model, description = queried
             shown = BatchProgress(progress, attack, len(labels))
             seed = batch_seed(attack, number)
-            first = number == 0
-            batch = _evaluate_batch(
-                model,
-                queried_model,
-                to_pixels(images),
-                labels,
-                attack,
-                seed,
-                shown,
-                examples=first,
-                adversarial=adversarial,
-            )
+            # A network that draws random numbers draws the same ones for a batch, whatever was computed before.
+            with torch.random.fork_rng(devices=[images.device] if images.is_cuda else []):
+                torch.manual_seed(seed)
+                batch = _evaluate_batch(
+                    model,
+                    queried_model,
+                    to_pixels(images),
+                    labels,
+                    attack,
+                    seed,
+                    shown,
+                    examples=number == 0,
+                    adversarial=adversarial,
+                )
             batch.queried_model = description
             if file is not None:
                 batch.save(file)
@@ -217,6 +168,7 @@ def _evaluate_batch(
         rejected_examples=attacked.rejected_examples,
         reattacked=attacked.reattacked,
         warnings=tuple(sorted(warnings)),
+        kind=attack.kind,
         forward_passes=passes["forward_passes"],
         backward_passes=passes["backward_passes"],
     )

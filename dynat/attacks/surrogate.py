@@ -46,12 +46,20 @@ def choose_queried_model(network: nn.Module, pixels: Tensor, surrogate: str) -> 
     return folded, f"{precision} surrogate"
 
 
+@torch.no_grad()
+def answers_differently(network: nn.Module, pixels: Tensor, before: Tensor | None = None) -> bool:
+    """Whether two answers to the same images differ: those that were given `before`, or now, and those that are given
+    next."""
+    first: Tensor = network(pixels) if before is None else before
+    return not _logit_distance(network(pixels), first) <= REPEAT_TOLERANCE  # `not` for nan
+
+
 def _find_difference(surrogate: FoldedModel, network: nn.Module, pixels: Tensor) -> str | None:
     """Why the surrogate must not stand in for the network; None where it may."""
     logits, gradients = _logits_and_gradients(network, pixels)
     with torch.no_grad():
-        repeated, without_gradient = network(pixels), surrogate(pixels)
-    if not _logit_distance(repeated, logits) <= REPEAT_TOLERANCE:  # `not` for nan
+        without_gradient = surrogate(pixels)
+    if answers_differently(network, pixels, logits):
         return "the network answers differently each time"
     surrogate_logits, surrogate_gradients = _logits_and_gradients(surrogate, pixels)
     logit_tolerance, gradient_tolerance = TOLERANCES[surrogate.dtype]

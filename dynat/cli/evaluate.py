@@ -31,7 +31,7 @@ Attacks = Annotated[
     ),
 ]
 Eps = Annotated[str, typer.Option(metavar="NUMBER", help="Radius of the ball in pixels of [0,1]: 8/255.")]
-Norm = Annotated[str, typer.Option(metavar="NAME", help="Norm of the ball: linf or l2.")]
+Norm = Annotated[str, typer.Option(metavar="NAME", help="Norm of the ball: linf, l2 or l1.")]
 Images = Annotated[int | None, typer.Option(help="Number of test images, from the first. By default all.")]
 Size = Annotated[
     int | None, typer.Option(min=1, help="Height and width in pixels to which the images of a folder are resized.")

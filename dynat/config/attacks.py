@@ -19,8 +19,10 @@ class AttackConfig(StrictModel):
     """One column of the table: an attack within a radius, on one of the two saved states of a row."""
 
     kind: str
-    """`clean`, `fgsm`, `pgd`, `cw`, `cw-l2`, `apgd-ce`, `apgd-t`, `fab-t`, `square`, `autoattack`, or a plug-in's. The
-    name of the column may give it: `pgd-20`."""
+    """`clean`, `fgsm`, `pgd`, `cw`, `cw-l2`, `autoattack`, `autoattack-plus`, `autoattack-rand`, one of their parts
+    (`apgd-ce`, `apgd-dlr`, `apgd-t`, `fab`, `fab-t`, `square`), or a plug-in's. The name of the column may give it:
+    `pgd-20`. `autoattack` becomes `autoattack-rand`, with a message, where the network answers differently each
+    time."""
     steps: Count | None = None
     """`pgd`, `cw`: steps, by default 20. `cw-l2`: iterations of each search, by default 1000. `square`: queries, by
     default 5000."""
@@ -34,10 +36,13 @@ class AttackConfig(StrictModel):
     """`pgd`, `cw`, `fgsm`: number of random restarts; an image counts as broken if one of them breaks it."""
     binary_search_steps: Count | None = None
     """`cw-l2`: steps of the binary search for the weight of the classification term; by default 9."""
+    eot: Count | None = None
+    """`autoattack-rand`, `apgd-ce`, `apgd-dlr`: gradients that are averaged in every step (expectation over
+    transformation), for networks that answer differently each time; by default 20 for the first, 1 for the others."""
     eps: NotNegative | None = None
     """Radius in pixels of [0,1]; by default that of the threat model. 0 (for `pgd`, `cw`, `fgsm`) is a check: it must
     break no image."""
-    norm: Literal["linf", "l2"] | None = None
+    norm: Literal["linf", "l2", "l1"] | None = None
     """Norm of the ball; by default that of the threat model."""
     images: Count | None = None
     """Attack only this many test images, the first ones; by default all. The table says so."""
@@ -89,7 +94,7 @@ class SanityConfig(StrictModel):
     """Queries of the Square attack, which uses no gradient."""
     large_eps: Positive = 0.5
     """`linf`: the radius in pixels of [0,1] at which every image must be broken, since all can become gray. Under `l2`
-    it is twenty times `eps`."""
+    and `l1` it is twenty times `eps`."""
     surrogate: SurrogatePrecision = "auto"
     """The model that these attacks query; as for an attack."""
 

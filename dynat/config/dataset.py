@@ -126,8 +126,8 @@ class DatasetConfig(StrictModel):
 class ThreatModel(StrictModel):
     """What an attacker may do: move an image within a ball around it."""
 
-    norm: Literal["linf", "l2"] = "linf"
-    """The norm of the ball."""
+    norm: Literal["linf", "l2", "l1"] = "linf"
+    """The norm of the ball, over all pixels and channels."""
     eps: Positive
     """The radius of the ball in pixels of [0,1]; below 1 under `linf`."""
 

@@ -126,7 +126,7 @@ class Experiment(WithPlugins):
 
     def shards_of(self, name: str, attack: str) -> int:
         """How many jobs share the evaluation of a row under an attack."""
-        images = registry.TEST_IMAGES.get(self.dataset.source)
+        images = None if self.dataset.classes else registry.TEST_IMAGES.get(self.dataset.source)
         return shard_count(self.shards, self.attacks[attack], len(self.seeds[name]), images)
 
     def sanity_checks(self, name: str) -> SanitySpec:

@@ -54,13 +54,15 @@ class AttackInfo:
     """Which of the settings below it reads."""
     steps: int | None = None
     """Its default number of steps."""
-    norms: tuple[str, ...] = ("linf", "l2")
+    eot: int = 1
+    """Its default number of gradients per step."""
+    norms: tuple[str, ...] = ("linf", "l2", "l1")
     """The norms that it supports."""
     searches: bool = True
     """Whether it changes images at all, and so reads `eps`, `norm` and `seed`."""
 
 
-KIND_SETTINGS = ("steps", "step_size", "start", "restarts", "binary_search_steps")
+KIND_SETTINGS = ("steps", "step_size", "start", "restarts", "binary_search_steps", "eot")
 """The settings of an attack that not every kind reads."""
 
 
@@ -118,7 +120,7 @@ SOURCES: dict[str, str] = {
 UNMIRRORED = ("svhn",)
 """Sources whose images are not mirrored in training unless a config says so: digits that are mirrored are no digits."""
 
-TEST_IMAGES = {"digits": 359, "cifar10": 10_000, "cifar100": 10_000}
+TEST_IMAGES = {"digits": 359, "cifar10": 10_000, "cifar100": 10_000, "svhn": 26_032, "tiny-imagenet": 10_000}
 """Test images of a source, where every user has as many."""
 
 _ASCENT = ("steps", "step_size", "start", "restarts")
@@ -131,11 +133,17 @@ ATTACKS: dict[str, AttackInfo] = {
     "cw-l2": AttackInfo(
         "dynat.attacks.cw_l2:cw_l2", reads=("steps", "step_size", "binary_search_steps"), steps=1000, norms=("l2",)
     ),
-    "apgd-ce": AttackInfo("dynat.attacks.autoattack:apgd_ce"),
+    "apgd-ce": AttackInfo("dynat.attacks.autoattack:apgd_ce", reads=("eot",)),
+    "apgd-dlr": AttackInfo("dynat.attacks.autoattack:apgd_dlr", reads=("eot",)),
     "apgd-t": AttackInfo("dynat.attacks.autoattack:apgd_t"),
+    "fab": AttackInfo("dynat.attacks.autoattack:fab"),
     "fab-t": AttackInfo("dynat.attacks.autoattack:fab_t"),
     "square": AttackInfo("dynat.attacks.autoattack:square", reads=("steps",), steps=5000),
     "autoattack": AttackInfo(parts=("apgd-ce", "apgd-t", "fab-t", "square")),
+    "autoattack-plus": AttackInfo(
+        parts=("apgd-ce", "apgd-dlr", "fab", "square", "apgd-t", "fab-t"), norms=("linf", "l2")
+    ),
+    "autoattack-rand": AttackInfo(parts=("apgd-ce", "apgd-dlr"), reads=("eot",), eot=20),
 }
 
 

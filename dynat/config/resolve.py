@@ -209,6 +209,7 @@ def resolve_attack(name: str, row: Any, threat: ThreatModel) -> AttackConfig:
         "step_size": 0.01 if attack.kind == "cw-l2" else eps if attack.kind == "fgsm" else eps / 4,
         "start": "none" if attack.kind == "fgsm" else "uniform",
         "binary_search_steps": 9,
+        "eot": info.eot,
     }
     chosen = {key: value for key, value in defaults.items() if key in info.reads and getattr(attack, key) is None}
     return attack.model_copy(update={"eps": eps, "norm": norm, **chosen})

@@ -6,7 +6,7 @@ import hashlib
 import shutil
 import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from torch import nn
 from dynat import data, provenance
 from dynat.attacks import Evaluation, evaluate
 from dynat.attacks.evaluation import CORRECT, MISCLASSIFIED
+from dynat.attacks.randomized import suited_to
 from dynat.checkpoints.network import build_network
 from dynat.checkpoints.weights import load_weights
 from dynat.config import AttackConfig, Checkpoint, EvaluationSpec, digest, registry
@@ -57,8 +58,7 @@ def run_evaluation(
     first = evaluations[spec.seeds[0]].examples
     examples = Examples(**{name: tensor.numpy() for name, tensor in first.items()})
     write_examples(run.examples(spec.attack_name), examples, evaluator.classes)
-    parts = registry.attack_parts(spec.attack.kind)
-    verdicts = {seed: _verdicts(evaluation, parts) for seed, evaluation in evaluations.items()}
+    verdicts = {seed: _verdicts(evaluation) for seed, evaluation in evaluations.items()}
     written = write_outcome(run, _record(spec, evaluations, digests, evaluator.device), verdicts)
     seeds = f", {len(spec.seeds)} seeds" if len(spec.seeds) > 1 else ""
     took = duration(sum(evaluation.seconds for evaluation in evaluations.values()))
@@ -133,7 +133,8 @@ class Evaluator:
         numbers: Collection[int] | None = None,
     ) -> tuple[Evaluation, str]:
         """The evaluation of a network, or that of some of its batches, and its digest; resumes from the batches that
-        are saved under that."""
+        are saved under that. A network that answers differently each time is attacked as such."""
+        attack, warnings = suited_to(model, self.images, attack)
         key = EvaluationKey(
             attack=attack,
             weights=weights,
@@ -146,7 +147,8 @@ class Evaluator:
         name = digest(key)
         state = self.paths.evaluation_state(name)
         _refuse_other_evaluation(state, key)
-        return evaluate(model, self.images, attack, state=state, progress=progress, numbers=numbers), name
+        found = evaluate(model, self.images, attack, state=state, progress=progress, numbers=numbers)
+        return replace(found, warnings=(*warnings, *found.warnings)), name
 
 
 def _refuse_other_evaluation(state: Path, key: EvaluationKey) -> None:
@@ -206,8 +208,8 @@ def _accuracy(evaluations: Sequence[Evaluation]) -> str:
     return f"accuracy {100 * mean:.1f} % on {images} images"
 
 
-def _verdicts(evaluation: Evaluation, parts: tuple[str, ...]) -> Verdicts:
-    broken_by = {CORRECT: "", MISCLASSIFIED: CLEAN, **dict(enumerate(parts))}
+def _verdicts(evaluation: Evaluation) -> Verdicts:
+    broken_by = {CORRECT: "", MISCLASSIFIED: CLEAN, **dict(enumerate(registry.attack_parts(evaluation.kind)))}
     columns = evaluation.columns
     return Verdicts(
         label=columns["label"].tolist(),
@@ -229,7 +231,7 @@ def _record(
         run=spec.name,
         attack_name=spec.attack_name,
         attack=spec.attack,
-        parts=registry.attack_parts(spec.attack.kind),
+        parts=tuple(dict.fromkeys(part for found in all_seeds for part in registry.attack_parts(found.kind))),
         seeds=tuple(evaluations),
         seconds={seed: evaluation.seconds for seed, evaluation in evaluations.items()},
         forward_passes=sum(evaluation.forward_passes for evaluation in all_seeds),

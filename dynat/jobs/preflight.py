@@ -11,14 +11,13 @@ A damaged data set would fail every job that reads it, and Snakemake removes wha
 
 from __future__ import annotations
 
-import contextlib
 import os
 import sys
 from base64 import urlsafe_b64encode
 from pathlib import Path
 
 from dynat import prepared
-from dynat.config import Checkpoint, Experiment, load, registry
+from dynat.config import Checkpoint, Experiment, load
 from dynat.config.presets import PARAMS
 from dynat.jobs.epoch_log import require_tensorboard
 from dynat.jobs.unlabeled import refuse_unlabeled
@@ -32,15 +31,13 @@ RECORDS = Path(".snakemake/metadata")
 
 
 def check_before_jobs(experiment: Experiment, paths: Paths, records: Path = RECORDS) -> None:
-    """`UserError` if the data set is damaged, if old results would be taken for new ones, or if an attack cannot run on
-    so few classes, or if a package is missing.
+    """`UserError` if the data set is damaged, if old results would be taken for new ones, or if a package is missing.
 
     Records that are links become files.
     """
     check_prepared_data(paths.dataset(experiment.dataset.name))
     check_checkpoint_files(experiment)
     check_extra_images(experiment, paths)
-    refuse_too_few_classes(experiment, paths)
     if any(run.tensorboard for run in experiment.runs.values()):
         require_tensorboard()
     refuse_unrecorded_results(experiment, paths, records)
@@ -82,31 +79,6 @@ def unlink_records(records: Path = RECORDS) -> int:
         content = file.read_bytes()
         atomic_write(file, lambda draft, content=content: draft.write_bytes(content))  # type: ignore[misc]
     return len(linked)
-
-
-def refuse_too_few_classes(experiment: Experiment, paths: Paths) -> None:
-    """AutoAttack itself would report this only after all trainings."""
-    targeted = [name for name, a in experiment.attacks.items() if "apgd-t" in (a.kind, *registry.attack_parts(a.kind))]
-    count = _number_of_classes(experiment, paths)
-    if targeted and count is not None and count < 4:
-        raise UserError(
-            f"attacks.{targeted[0]}: AutoAttack's targeted DLR loss needs at least 4 classes, and "
-            f"{experiment.dataset.name} has {count}: use pgd and cw with restarts instead"
-        )
-
-
-def _number_of_classes(experiment: Experiment, paths: Paths) -> int | None:
-    """The number of classes, as far as it is known before the data set is prepared."""
-    if experiment.dataset.classes is not None:
-        return len(experiment.dataset.classes)
-    info = paths.dataset_info(experiment.dataset.name)
-    if info.exists():
-        with contextlib.suppress(UserError):  # the job that reads the data set says what is wrong
-            return len(prepared.read_info(info.parent).classes)
-    train = Path(experiment.dataset.path or "").expanduser() / "train"
-    if experiment.dataset.source == "folder" and train.is_dir():
-        return sum(entry.is_dir() and not entry.name.startswith(".") for entry in train.iterdir())
-    return None
 
 
 def refuse_unrecorded_results(experiment: Experiment, paths: Paths, records: Path = RECORDS) -> None:

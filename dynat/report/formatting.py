@@ -28,12 +28,16 @@ COLUMNS = {
     "fgsm": "FGSM",
     "cw-l2": "C&W L2",
     "apgd-ce": "APGD-CE",
+    "apgd-dlr": "APGD-DLR",
     "apgd-t": "APGD-T",
+    "fab": "FAB",
     "fab-t": "FAB-T",
     "square": "Square",
     "autoattack": "AutoAttack",
+    "autoattack-plus": "AutoAttack plus",
+    "autoattack-rand": "AutoAttack rand",
 }
-NORMS = {"linf": "L∞", "l2": "L2"}
+NORMS = {"linf": "L∞", "l2": "L2", "l1": "L1"}
 
 
 def dataset_title(name: str) -> str:

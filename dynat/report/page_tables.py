@@ -97,7 +97,8 @@ def _shown(check: Check) -> str:
 def in_parts(experiment: Experiment, metrics: Mapping[str, RunMetrics]) -> Numbers | None:
     """The attacks that consist of several, side by side; None without one."""
     attacks = {
-        name: registry.attack_parts(attack.kind)
+        # A network that answers differently each time may have been attacked in other parts than the rest.
+        name: tuple(dict.fromkeys(part for run in _rows(experiment) for part in metrics[run].attacks[name].parts))
         for name, attack in experiment.attacks.items()
         if len(registry.attack_parts(attack.kind)) > 1
     }
@@ -105,9 +106,9 @@ def in_parts(experiment: Experiment, metrics: Mapping[str, RunMetrics]) -> Numbe
         return None
     rows = []
     for run in _rows(experiment):
-        cells = [metrics[run].attacks[name] for name in attacks]
-        shares = [formatting.percent(share, cell.n) for cell in cells for share in cell.accuracy_after.values()]
-        rows.append(RunRow(run, tuple(shares)))
+        cells = [(metrics[run].attacks[name], part) for name, parts in attacks.items() for part in ("clean", *parts)]
+        after = [(cell.accuracy_after.get(part), cell.n) for cell, part in cells]
+        rows.append(RunRow(run, tuple("–" if share is None else formatting.percent(share, n) for share, n in after)))
     titles = [formatting.column_title(name) for name in attacks]
     return Numbers(
         title=f"{formatting.listing(titles)}: accuracy after each part",

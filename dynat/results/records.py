@@ -169,6 +169,12 @@ class AttackMetrics(Summary):
     cost: AttackCost
     accuracy_after: dict[str, float]
     """Accuracy before the attack and after each of its parts."""
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """The attacks that it consists of, in order."""
+        return tuple(self.accuracy_after)[1:]
+
     rejected_examples: int
     warnings: tuple[str, ...]
 
