@@ -21,6 +21,7 @@ def test_every_method_of_digits_full_with_dynamic_labels_has_its_label_pair() ->
     assert sorted(label_pairs(FULL)) == [
         ("at-gauss", "dynat-no-clean-forward"),
         ("at-gauss-clean-forward", "dynat"),
+        ("at-gauss-clean-forward-awp", "dynat-awp"),
         ("gairat", "dynat-gairat"),
         ("mail-at", "dynat-mail"),
         ("mart", "dynat-mart"),
