@@ -8,8 +8,9 @@ import pytest
 from matplotlib import rc_context
 
 from dynat.config import load
-from dynat.report import ablations, attack_strength, plotting, read_all_metrics, tables
-from dynat.report.label_pairs import changed_fields, label_pairs, reference
+from dynat.report import ablations, attack_strength, balance, plotting, read_all_metrics, tables
+from dynat.report.figure_list import figures_of
+from dynat.report.label_pairs import beta_runs, changed_fields, label_pairs, reference
 from dynat.results.metrics import write_metrics
 from dynat.results.paths import ExperimentFiles
 from tests.fake_results import experiment, write_fake_results
@@ -63,6 +64,42 @@ def test_ablations_name_the_fields_that_they_change() -> None:
         "awp": "awp: gamma 0.005, warm_up 0, proxy trades (not gamma 0.005, warm_up 0.09, proxy method)"
     }
     assert changed["dynat"] == changed["at"] == changed["dynat-trades"] == [], "another method is no ablation"
+
+
+def test_a_sweep_is_the_runs_that_change_beta_alone_by_its_value() -> None:
+    assert beta_runs(FULL) == ["dynat-beta-0.2", "dynat", "dynat-beta-6"]
+    other = {"method": "at", "labels": "dynamic", "beta": 2.0, "consistency": 6.0}
+    assert beta_runs(load({"runs": {"two-changes": other}})) == []
+    assert beta_runs(load({"select": ["at", "natural"]})) == []
+    assert "beta" in figures_of(FULL) and "beta" not in figures_of(load({}))
+    assert len(beta_runs(load({"preset": "digits-beta"}))) == len(load({"preset": "digits-beta"}).runs) == 5
+
+
+@pytest.mark.parametrize("lowest", [0.0, 0.2])
+def test_accuracy_against_beta_shows_every_run_and_seed_under_every_attack(tmp_path: Path, lowest: float) -> None:
+    one = {"method": "at", "labels": "dynamic"}
+    runs = {"dynat": {**one, "beta": 1.0}, "high": {**one, "beta": 6.0}, "low": {**one, "beta": lowest}}
+    plan = experiment(tmp_path, runs={"at": {"method": "at"}, **runs})
+    files = write_fake_results(ExperimentFiles(tmp_path / "small"), plan)
+    for run in plan.rows:
+        write_metrics(files.run(run).folder)
+    metrics = read_all_metrics(files, plan)
+    with rc_context(plotting.STYLE):
+        drawn = balance.beta(plan, metrics)
+    assert drawn is not None and "alone: low, dynat and high" in drawn.caption
+    assert [panel.get_title(loc="left") for panel in drawn.figure.axes] == [
+        "Clean, n = 200",
+        "PGD-20, n = 200",
+        "AutoAttack, n = 100",
+    ]
+    for panel, attack in zip(drawn.figure.axes, ("clean", "pgd-20", "autoattack"), strict=True):
+        means = [metrics[run].attacks[attack].mean for run in ("low", "dynat", "high")]
+        (line,) = panel.lines
+        assert line.get_xydata().tolist() == [[lowest, means[0]], [1.0, means[1]], [6.0, means[2]]]
+        places = panel.transData.transform(line.get_xydata())[:, 0]
+        assert (places > panel.bbox.x0).all() and (places < panel.bbox.x1).all() and (places[1:] > places[:-1]).all()
+        assert sum(len(dots.get_offsets()) for dots in panel.collections[1:]) == 6
+        assert [text.get_text() for text in panel.get_xticklabels()] == [f"{lowest:g}", "1", "6"]
 
 
 def test_captions_say_which_test_images_and_tables_repeat_the_warnings(tmp_path: Path) -> None:

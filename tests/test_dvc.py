@@ -36,6 +36,9 @@ from tests.project import BIN, ROOT, Project
 
 STAGES = ("data", "train", "evaluate", "report")
 
+OPTIONS = "--cores 1 --printshellcmds"
+"""With the commands, Snakemake's own messages are printed, which name the rule of every job."""
+
 BETA = {"training_with_guide": 1, "attack": 2} | dict.fromkeys(
     ("curves", "sanity", "transfer", "metrics", "accuracy", "report"), 1
 )
@@ -69,7 +72,7 @@ class Repository(Project):
 
     def output_of(self, *words: str, code: int | None = 0, **environment: str) -> str:
         """The output of a command, after a check of its exit code."""
-        exit_code, output = self.call(*words, SNAKEMAKE_OPTS="--cores 1", **environment)
+        exit_code, output = self.call(*words, **{"SNAKEMAKE_OPTS": OPTIONS, **environment})
         assert code is None or exit_code == code, f"{words}: {exit_code}\n{output}"
         return output
 
@@ -80,7 +83,7 @@ class Repository(Project):
         return self.output_of("git", *words)
 
     def snakemake(self, *words: str, **options: Any) -> str:
-        return self.output_of("snakemake", "--cores", "1", *words, **options)
+        return self.output_of("snakemake", *OPTIONS.split(), *words, **options)
 
     def save(self, message: str) -> None:
         self.git("add", "-A")
@@ -513,7 +516,7 @@ class KilledCommand:
             self.process = subprocess.Popen(
                 words,
                 cwd=project.folder,
-                env={**project.environment, "SNAKEMAKE_OPTS": "--cores 1"},
+                env={**project.environment, "SNAKEMAKE_OPTS": OPTIONS},
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,

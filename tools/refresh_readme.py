@@ -17,7 +17,7 @@ from dynat.results.paths import Paths
 
 ROOT = Path(__file__).parents[1]
 PATHS = Paths(results=ROOT / "results")
-PAGES = ("README.md", "config/README.md", "docs/digits-full.md", "docs/evaluation.md")
+PAGES = ("README.md", "config/README.md", "docs/digits-full.md", "docs/evaluation.md", "docs/method.md")
 TABLE = re.compile(r"(<!-- table:(\S+)/(\S+) -->).*?(<!-- end -->)", flags=re.DOTALL)
 """A table of results: preset and name."""
 FIGURE = re.compile(r"\((?:docs/)?images/(\S+?)/(\S+?)\.png\)")

@@ -4,7 +4,7 @@
     tables.py, ablations.py                             what a table holds; CSV and Markdown
     latex.py         the main table in LaTeX            run_table.py     one run by itself
     figure_list.py   the one list of figures            figures.py       drawing them, with attack_strength.py,
-    plotting.py      style shared by all figures                         pairs.py, gallery.py
+    plotting.py      style shared by all figures                         pairs.py, balance.py, gallery.py
     page.py          report.html                        model_card.py    the card of an exported run
     formatting.py    titles and numbers as text         markdown.py      the one printer of Markdown tables
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from dynat.config import Experiment
-from dynat.report.label_pairs import label_pairs
+from dynat.report.label_pairs import beta_runs, label_pairs
 from dynat.report.selection import compared, not_compared
 
 FORMATS = ("svg", "png")
@@ -32,6 +32,7 @@ FIGURES = {
     "labels": FigureInfo("Accuracy of the guide's labels", folded=True),
     "curves": FigureInfo("Training of the other runs", folded=True),
     "pairs": FigureInfo("True labels against dynamic labels"),
+    "beta": FigureInfo("Accuracy against beta"),
     "strength": FigureInfo("Accuracy against the strength of the attack", folded=True),
     "transfer": FigureInfo("Transfer attacks", folded=True),
     "classes": FigureInfo("Accuracy by class", folded=True),
@@ -50,6 +51,7 @@ def figures_of(experiment: Experiment) -> list[str]:
         "labels": any(runs[name].guide for name in shown if name in runs),
         "curves": any(name in runs for name in rest),
         "pairs": bool(label_pairs(experiment)),
+        "beta": bool(beta_runs(experiment)),
         "strength": True,
         "transfer": len(experiment.rows) > 1,
         "classes": True,

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from dynat.config import Experiment
 from dynat.report import formatting, plotting
 from dynat.report.attack_strength import strength, transfer
+from dynat.report.balance import beta
 from dynat.report.curves import epochs, labels, small_curves
 from dynat.report.figure_list import FIGURES, FORMATS, figures_of
 from dynat.report.gallery import gallery
@@ -46,6 +47,7 @@ def draw_all(
         "labels": lambda: labels(experiment, histories, runs),
         "curves": lambda: small_curves(experiment, histories, not_compared(experiment)),
         "pairs": lambda: pairs(experiment, metrics),
+        "beta": lambda: beta(experiment, metrics),
         "strength": lambda: strength(experiment, metrics, runs),
         "transfer": lambda: transfer(files, experiment, metrics, runs),
         "classes": lambda: classes(experiment, metrics, runs),

@@ -1,7 +1,7 @@
 """Runs that differ in one thing, read from their resolved configs and not from their names.
 
 A label pair is a run with true labels and the same run with dynamic labels. An ablation is the reference DYNAT run
-with a field or two changed.
+with a field or two changed; a sweep over beta is the ablations that change beta alone.
 """
 
 from __future__ import annotations
@@ -35,6 +35,16 @@ def _usual_guide(experiment: Experiment, run: Run) -> bool:
 def reference(experiment: Experiment) -> str | None:
     """The DYNAT run that ablations are compared with: the first with dynamic labels."""
     return next((name for name, run in experiment.runs.items() if run.labels == "dynamic"), None)
+
+
+def beta_runs(experiment: Experiment) -> list[str]:
+    """The reference and the runs that differ from it in beta alone, by beta; nothing where beta is always the same."""
+    base = reference(experiment)
+    if base is None:
+        return []
+    runs = experiment.runs
+    others = [name for name, run in runs.items() if list(changed_fields(runs[base], run)) == ["beta"]]
+    return sorted([base, *others], key=lambda name: runs[name].beta or 0.0) if others else []
 
 
 def changed_fields(base: Run, run: Run) -> dict[str, str]:
