@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 from matplotlib import rc_context
 
@@ -95,10 +96,11 @@ def test_accuracy_against_beta_shows_every_run_and_seed_under_every_attack(tmp_p
     for panel, attack in zip(drawn.figure.axes, ("clean", "pgd-20", "autoattack"), strict=True):
         means = [metrics[run].attacks[attack].mean for run in ("low", "dynat", "high")]
         (line,) = panel.lines
-        assert line.get_xydata().tolist() == [[lowest, means[0]], [1.0, means[1]], [6.0, means[2]]]
-        places = panel.transData.transform(line.get_xydata())[:, 0]
+        points = np.asarray(line.get_xydata())
+        assert points.tolist() == [[lowest, means[0]], [1.0, means[1]], [6.0, means[2]]]
+        places = panel.transData.transform(points)[:, 0]
         assert (places > panel.bbox.x0).all() and (places < panel.bbox.x1).all() and (places[1:] > places[:-1]).all()
-        assert sum(len(dots.get_offsets()) for dots in panel.collections[1:]) == 6
+        assert sum(len(np.asarray(dots.get_offsets())) for dots in panel.collections[1:]) == 6
         assert [text.get_text() for text in panel.get_xticklabels()] == [f"{lowest:g}", "1", "6"]
 
 
