@@ -131,6 +131,8 @@ ENTRIES = {
 
 @pytest.mark.parametrize("entry", ENTRIES)
 def test_every_registered_name_can_be_imported(entry: str) -> None:
+    if entry == "network timm/<name>":
+        pytest.importorskip("timm")
     assert callable(registry.locate(ENTRIES[entry]))
 
 

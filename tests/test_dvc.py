@@ -267,7 +267,7 @@ def test_an_imported_checkpoint_without_a_record_is_recognized(tmp_path: Path) -
     theirs = {"file": "theirs.pt", "arch": "small"}
     experiment = load({"checkpoints": {"theirs": theirs}, "select": ["at"]})
     paths = in_folder(tmp_path)
-    config = Checkpoint(**theirs, mean=(0.5,), std=(0.2,))
+    config = Checkpoint(file=theirs["file"], arch=theirs["arch"], mean=(0.5,), std=(0.2,))
     made = training_record("theirs", preset=experiment.preset, threat=experiment.threat, config=config)
     file = paths.seed_files(experiment.preset, "theirs", 0).config
     write_record(file, made)

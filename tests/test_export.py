@@ -21,6 +21,7 @@ from safetensors.torch import save_file
 from dynat import data, models
 from dynat.config import Experiment, of_content, registry
 from dynat.data import to_pixels
+from dynat.jobs import export
 from dynat.jobs.evaluate_checkpoint import CheckpointRequest, evaluate_checkpoint
 from dynat.jobs.evaluation import run_evaluation
 from dynat.jobs.export import export_run
@@ -180,6 +181,13 @@ def test_the_code_of_every_network_needs_torch_alone(name: str) -> None:
         imported = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
         imported |= {str(node.module) for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
         assert {each.partition(".")[0] for each in imported} <= {"__future__", "collections", "math", "torch"}
+
+
+def test_a_network_is_exported_with_the_networks_whose_parts_it_uses() -> None:
+    sources = export._sources("dynat.models.resnet8")
+    assert set(sources) == {"network.py", "resnet.py"}
+    assert "\nfrom resnet import BasicBlock\n" in sources["network.py"]
+    assert not any("dynat" in line for code in sources.values() for line in code.splitlines() if "import" in line)
 
 
 def test_the_files_are_those_of_the_run(done: tuple[Experiment, Paths], exported: ExportFiles) -> None:

@@ -24,11 +24,16 @@ WEIGHTS = [  # name, classes, channels, trainable parameters
     ("preact-resnet18", 10, 3, 11_172_170),
     ("preact-resnet18-bare", 10, 3, 11_171_146),
     ("wrn34-10", 10, 3, 46_160_474),
+    ("wrn28-10-swish", 10, 3, 36_479_194),
+    ("wrn70-16-swish", 10, 3, 266_796_506),
+    ("preact-resnet18-swish", 10, 3, 12_548_426),
+    ("resnet50", 10, 3, 23_520_842),
     ("small", 10, 1, 9_988),
     ("resnet8-32", 10, 3, 308_650),
     ("resnet8-16", 10, 3, 78_042),
 ]
-GIGA_MACS = [("resnet18", 0.555), ("resnet18-heavy", 1.763), ("wrn34-10", 6.659), ("resnet8-32", 0.012)]
+GIGA_MACS = [("resnet18", 0.555), ("resnet18-heavy", 1.763), ("wrn34-10", 6.659), ("resnet50", 1.298)]
+GIGA_MACS += [("resnet8-32", 0.012)]
 SHAPES = [  # name, module, its output on a 32x32 image
     ("resnet18", "layer1", (64, 32, 32)),
     ("resnet18", "layer2", (128, 16, 16)),
@@ -38,6 +43,10 @@ SHAPES = [  # name, module, its output on a 32x32 image
     ("resnet18-heavy", "layer4", (512, 8, 8)),
     ("preact-resnet18", "layer2", (128, 16, 16)),
     ("preact-resnet18-bare", "layer4", (512, 4, 4)),
+    ("resnet50", "layer1", (256, 32, 32)),
+    ("resnet50", "layer4", (2048, 4, 4)),
+    ("wrn16-2-swish", "model.layer.1", (64, 16, 16)),
+    ("preact-resnet18-swish", "model.layer_3", (512, 4, 4)),
     ("wrn16-2", "block1", (32, 32, 32)),
     ("wrn16-2", "block2", (64, 16, 16)),
     ("wrn16-2", "block3", (128, 8, 8)),
@@ -46,7 +55,7 @@ SHAPES = [  # name, module, its output on a 32x32 image
 ]
 CHEAP = (
     *("small", "resnet18", "resnet18-heavy", "preact-resnet18", "preact-resnet18-bare"),
-    *("wrn10-1", "wrn16-2", "resnet8-8"),
+    *("wrn10-1", "wrn16-2", "resnet8-8", "wrn10-1-swish", "preact-resnet18-swish"),
 )
 
 

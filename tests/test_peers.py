@@ -24,8 +24,9 @@ from dynat.attacks import evaluate
 from dynat.attacks.evaluation import batch_seed
 from dynat.attacks.first_order import pgd
 from dynat.checkpoints.weights import load_weights, save_weights
-from dynat.config import AttackConfig, DatasetConfig
+from dynat.config import AttackConfig, Checkpoint, DatasetConfig
 from dynat.data import LabeledImages, to_pixels
+from dynat.jobs.import_checkpoint import load_checkpoint
 from dynat.nn.normalize import normalized
 from dynat.pgd import Ball
 from dynat.results.statistics import wilson
@@ -299,8 +300,9 @@ def robustbench_file(name: str) -> Any:
     return module
 
 
-def build_their_resnet(module: Any) -> nn.Module:
-    net: nn.Module = module.ResNet(module.BasicBlock, [2, 2, 2, 2])
+def build_their_resnet(module: Any, *, deep: bool = False) -> nn.Module:
+    block, layers = (module.Bottleneck, [3, 4, 6, 3]) if deep else (module.BasicBlock, [2, 2, 2, 2])
+    net: nn.Module = module.ResNet(block, layers)
     return net
 
 
@@ -309,6 +311,7 @@ THEIRS = {
     "resnet18 restated": ("resnet18", lambda: Residual(10)),
     "wrn10-2 of the package": ("wrn10-2", lambda: robustbench_file("wide_resnet").WideResNet(depth=10, widen_factor=2)),
     "resnet18 of the package": ("resnet18", lambda: build_their_resnet(robustbench_file("resnet"))),
+    "resnet50 of the package": ("resnet50", lambda: build_their_resnet(robustbench_file("resnet"), deep=True)),
 }
 
 
@@ -332,6 +335,32 @@ def test_published_weights_load_into_robustbenchs_networks(case: str, standard: 
     from safetensors.torch import load_file
 
     theirs.load_state_dict(load_file(tmp_path / "target.safetensors"), strict=True)
+    with torch.no_grad():
+        torch.testing.assert_close(ours.eval()(pixels), theirs.eval()(pixels), rtol=1e-4, atol=1e-4)
+
+
+SWISH = {
+    "wrn10-2-swish": ("DMWideResNet", {"depth": 10, "width": 2}, 0),
+    "wrn16-1-swish": ("DMWideResNet", {"depth": 16, "width": 1}, 2),
+    "preact-resnet18-swish": ("DMPreActResNet", {}, 0),
+}
+
+
+@pytest.mark.parametrize("name", SWISH)
+def test_a_state_of_robustbenchs_swish_networks_gives_their_logits(name: str, tmp_path: Path) -> None:
+    """Its mean and std are no part of its state; `padding` is its option for images of 28x28."""
+    kind, sizes, padding = SWISH[name]
+    module = robustbench_file("dm_wide_resnet")
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        theirs = getattr(module, kind)(**sizes, activation_fn=module.Swish, padding=padding)
+        pixels = torch.rand(4, 3, 32 - 2 * padding, 32 - 2 * padding)
+        with torch.no_grad():
+            for _ in range(3):
+                theirs(pixels)
+    torch.save(theirs.state_dict(), tmp_path / "theirs.pt")
+    checkpoint = Checkpoint(file=str(tmp_path / "theirs.pt"), arch=name, padding=padding)
+    ours = load_checkpoint(checkpoint, 10, 3, (32 - 2 * padding,) * 2).network
     with torch.no_grad():
         torch.testing.assert_close(ours.eval()(pixels), theirs.eval()(pixels), rtol=1e-4, atol=1e-4)
 

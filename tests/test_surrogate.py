@@ -105,7 +105,7 @@ class Uncopyable(Changed):
 
 
 class Adapting(Changed):
-    """Changes its image along a gradient before it classifies it: torch.fx loses the `enable_grad`."""
+    """Changes its image along a gradient before it classifies it."""
 
     def forward(self, images: Tensor) -> Tensor:
         with torch.enable_grad():
@@ -145,7 +145,6 @@ DEFENSES: dict[str, tuple[Callable[[nn.Module], nn.Module], str, str]] = {
     "random in Python": (lambda net: Changed(net, lambda x: x + 0.003 * random.random()), "float16", "each time"),
     "no gradient": (lambda net: Changed(net, lambda x: x.detach()), "float32", "RuntimeError"),
     "no copy": (lambda net: Uncopyable(net, lambda x: x), "float32", "TypeError"),
-    "adapting": (lambda net: Adapting(net, lambda x: x), "float32", "RuntimeError"),
     "beyond float16": (lambda net: Changed(net, lambda x: x * 1e6), "float16", "apart"),
     "softmax output": (lambda net: ChangedLogits(net, lambda logits: (4 * logits).softmax(1)), "float16", "apart"),
     "large offset": (lambda net: ChangedLogits(net, lambda logits: logits + 4000), "float16", "apart"),
@@ -163,6 +162,16 @@ def test_a_network_that_its_surrogate_does_not_reproduce_is_queried_itself(
     queried, description = choose_queried_model(defended, to_pixels(noisy_images.images), precision)
     assert queried is defended
     assert description.startswith(f"network ({precision} surrogate: ") and reason in description
+
+
+def test_a_network_that_computes_gradients_itself_is_copied_with_them(
+    convnet: nn.Module, noisy_images: LabeledImages
+) -> None:
+    """A trace would lose its `enable_grad`."""
+    queried, description = choose_queried_model(
+        Adapting(convnet, lambda x: x).eval(), to_pixels(noisy_images.images), "float32"
+    )
+    assert description == "float32 surrogate" and isinstance(queried, FoldedModel) and not queried.norms
 
 
 class Overflowing(nn.Module):

@@ -63,7 +63,9 @@ def train(
     kept = None
     if state is not None:
         code = provenance.code_digest(provenance.training_sources(run.method))
-        kept = training.TrainingState(Path(state) / digest(run, threat, dataset.digest, seed, code, torch.__version__))
+        packages = models.package_versions(run.target, run.guide)
+        parts = (run, threat, dataset.digest, seed, code, torch.__version__, *packages.values())
+        kept = training.TrainingState(Path(state) / digest(*parts))
     with restored_numerics(), Progress("training", run.epochs, hidden=not progress) as shown:
         set_training_numerics(run.precision)
         trained = training.train(
@@ -82,6 +84,7 @@ def load(
     arch: str | None = None,
     classes: int | None = None,
     channels: int = 3,
+    size: tuple[int, int] | None = None,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
     weights: str = "best",
@@ -90,7 +93,8 @@ def load(
 
     `path` is the folder of a trained seed (`results/digits/dynat/seed0`), of which `weights` are those of the `best` or
     the `last` epoch, or that of `dynat evaluate`; or a file of weights that was trained elsewhere, with its
-    architecture `arch` and the number of its `classes`. Nothing in a file is executed.
+    architecture `arch` and the number of its `classes`; a vision transformer also needs the `size` of the images,
+    height and width. Nothing in a file is executed.
     """
     path = Path(path)
     if path.is_dir():
@@ -103,7 +107,7 @@ def load(
         raise UserError(f"{path}: a file of weights does not say what network it is: give arch= and classes=")
     given = {"file": str(path), "arch": arch, "mean": mean, "std": std}
     checkpoint = checked(Checkpoint, {key: value for key, value in given.items() if value is not None})
-    return load_checkpoint(checkpoint, classes, channels).network.eval()
+    return load_checkpoint(checkpoint, classes, channels, size).network.eval()
 
 
 def _dataset(images: LabeledImages, validation: float) -> Dataset:
@@ -124,6 +128,6 @@ def _dataset(images: LabeledImages, validation: float) -> Dataset:
 
 
 def _network(name: str, weights: Mapping[str, Tensor], dataset: Dataset) -> nn.Module:
-    network = models.build(name, classes=len(dataset.classes), channels=dataset.channels)
+    network = models.build(name, classes=len(dataset.classes), channels=dataset.channels, size=dataset.size)
     network.load_state_dict({key: value.cpu() for key, value in weights.items()})
     return network.eval()

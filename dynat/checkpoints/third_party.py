@@ -22,17 +22,17 @@ from pydantic import ValidationError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from dynat.checkpoints.network import with_first_layer
 from dynat.checkpoints.weights import fill
 from dynat.config import Normalization
-from dynat.nn.normalize import normalized
 from dynat.runtime.errors import UserError
 from dynat.runtime.files import check_readable
 
 WRAPPERS = ("state_dict", "model_state_dict", "model", "net")
 MOST_WRAPPERS = 8
 """How many of them may be inside each other."""
-UNUSED = ("sub_block1.",)
-"""Prefixes of weights that no forward pass reads in the code they come from."""
+UNUSED = ("sub_block1.", "AuxLogits.", "aux1.", "aux2.")
+"""Prefixes of weights that no forward pass reads in evaluation in the code they come from."""
 BUFFER_NAMES = (("mean", "std"), ("mu", "sigma"))
 """Names of the two buffers of a normalization."""
 
@@ -53,26 +53,40 @@ class ThirdPartyModel:
 
 
 def load_third_party(
-    model: nn.Module, path: Path, *, channels: int, normalization: Normalization | None = None
+    model: nn.Module,
+    path: Path,
+    *,
+    channels: int,
+    normalization: Normalization | None = None,
+    default: Normalization | None = None,
 ) -> ThirdPartyModel:
     """Fill `model` from a third-party checkpoint, behind the normalization of the file or the given one.
+
+    `default` is that of a network whose files do not contain it, where neither has one.
 
     A missing or unexpected name, another shape, a value that no trained network has (NaN, infinite, a negative
     variance), or a `normalization` that contradicts the file is a `UserError` that says which, and leaves `model`
     unchanged.
     """
-    tensors, in_file = _without_wrappers(read_tensors(path), model.state_dict(), path)
-    chosen = _consistent(in_file, normalization or Normalization(), channels, path)
     expected = model.state_dict()
+    weights, in_file, dropped = network_tensors(path, expected)
+    given = normalization or Normalization()
+    chosen = _consistent(in_file, given, default or Normalization(), channels, path)
+    fill(model, weights, path)
+    return ThirdPartyModel(with_first_layer(model, chosen), dropped, chosen, from_file=in_file.mean is not None)
+
+
+def network_tensors(path: Path, expected: Mapping[str, Tensor]) -> tuple[Tensors, Normalization, list[str]]:
+    """The weights of a checkpoint under the names of a network whose state is `expected`, the normalization that was
+    among them, and the names of weights that were left out because no forward pass reads them."""
+    tensors, normalization = _without_wrappers(read_tensors(path), expected, path)
     dropped = [name for name in tensors if name.startswith(UNUSED) and name not in expected]
     weights = {name: value for name, value in tensors.items() if name not in dropped}
     # Old checkpoints do not count batches; the count is not read in evaluation.
     weights |= {
         name: expected[name] for name in expected if name.endswith("num_batches_tracked") and name not in weights
     }
-    fill(model, weights, path)
-    network = normalized(model, mean=chosen.mean, std=chosen.std) if chosen.mean and chosen.std else model
-    return ThirdPartyModel(network, dropped, chosen, from_file=in_file.mean is not None)
+    return weights, normalization, dropped
 
 
 def read_tensors(path: Path) -> Tensors:
@@ -183,17 +197,20 @@ def _without_prefix(tensors: Tensors, expected: Mapping[str, Tensor]) -> Tensors
     return _without_prefix({name.removeprefix(f"{first}."): value for name, value in tensors.items()}, expected)
 
 
-def _consistent(in_file: Normalization, given: Normalization, channels: int, path: Path) -> Normalization:
+def _consistent(
+    in_file: Normalization, given: Normalization, default: Normalization, channels: int, path: Path
+) -> Normalization:
     """The one normalization to apply; the file and the caller must agree, and it is never applied twice."""
-    if in_file.mean and given.mean and not _equal(in_file, given):
+    if in_file.mean and given.mean and not same_normalization(in_file, given):
         raise UserError(f"{path}: contains {in_file}, but {given} was given: leave out mean and std to use the file's")
-    chosen = in_file if in_file.mean else given
+    chosen = in_file if in_file.mean else given if given.mean else default
+    chosen = Normalization(mean=chosen.mean, std=chosen.std, padding=given.padding)
     if chosen.mean and len(chosen.mean) not in (1, channels):
         raise UserError(f"{path}: mean and std have {len(chosen.mean)} channels, and the images have {channels}")
     return chosen
 
 
-def _equal(one: Normalization, other: Normalization) -> bool:
+def same_normalization(one: Normalization, other: Normalization) -> bool:
     """Up to the rounding of numbers in a file or a paper."""
     first, second = ((*(each.mean or ()), *(each.std or ())) for each in (one, other))
     return len(first) == len(second) and all(abs(a - b) < 1e-4 for a, b in zip(first, second, strict=True))

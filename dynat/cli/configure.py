@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
+
+import typer
 
 from dynat.cli.app import CONFIGURE, Params, Set, app, read_experiment
 from dynat.config import Checkpoint, Run, ThreatModel, registry
 from dynat.config.presets import PARAMS
+
+Package = Annotated[str | None, typer.Argument(metavar="PACKAGE", help="timm or torchvision: its networks instead.")]
 
 
 @app.command(rich_help_panel=CONFIGURE)
@@ -22,8 +26,12 @@ def check(params: Params = PARAMS, set_: Set = None) -> None:
 
 
 @app.command("list", rich_help_panel=CONFIGURE)
-def list_() -> None:
+def list_(package: Package = None) -> None:
     """List the names that a config can use: methods, networks, data sources, attacks."""
+    if package is not None:
+        for name in registry.package_networks(package):
+            print(f"{package}/{name}")
+        return
     tables: dict[str, dict[str, Any]] = {
         "methods": registry.METHODS,
         "networks": registry.NETWORKS,

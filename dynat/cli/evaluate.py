@@ -15,7 +15,9 @@ from dynat.results.paths import SingleRunPaths, evaluation_folder
 from dynat.runtime.errors import UserError
 
 File = Annotated[Path, typer.Argument(metavar="FILE", help="The weights, as safetensors or a torch file.")]
-Arch = Annotated[str, typer.Option(metavar="NAME", help="The network of the weights: resnet18, wrn34-10, ...")]
+Arch = Annotated[
+    str, typer.Option(metavar="NAME", help="The network of the weights: wrn34-10, wrn28-10-swish, timm/resnet50, ...")
+]
 DatasetName = Annotated[
     str,
     typer.Option(
@@ -47,6 +49,7 @@ Surrogate = Annotated[
 ]
 Mean = Annotated[str | None, typer.Option(metavar="LIST", help="The network expects (x - mean) / std: 0.49,0.48,0.45.")]
 Std = Annotated[str | None, typer.Option(metavar="LIST", help="Standard deviation per channel, with --mean.")]
+Padding = Annotated[int | None, typer.Option(min=0, help="Black pixels that the network adds on each side first.")]
 Expect = Annotated[float | None, typer.Option(help="Warn if the clean accuracy is not this one, in percent.")]
 Sanity = Annotated[
     bool, typer.Option("--sanity", help="Run the sanity checks of the evaluation too: many small attacks.")
@@ -68,6 +71,7 @@ def evaluate(
     surrogate: Surrogate = None,
     mean: Mean = None,
     std: Std = None,
+    padding: Padding = None,
     expect: Expect = None,
     sanity: Sanity = False,
     out: Out = None,
@@ -98,7 +102,10 @@ def evaluate(
         attacks=_attack_names(attacks),
         threat={"eps": eps, "norm": norm},
         settings={key: value for key, value in settings.items() if value is not None},
-        normalization={key: _numbers(value, f"--{key}") for key, value in normalization.items() if value is not None},
+        normalization={
+            **{key: _numbers(value, f"--{key}") for key, value in normalization.items() if value is not None},
+            **({} if padding is None else {"padding": padding}),
+        },
         expected_accuracy=expect,
         sanity_checks=sanity,
     )

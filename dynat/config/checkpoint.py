@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import BeforeValidator, field_validator, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from dynat.config import registry
-from dynat.config.base import Real, StrictModel
+from dynat.config.base import Real, StrictModel, Whole, WrittenIfSet
 
 
 def _one_or_several(value: object) -> object:
@@ -22,9 +22,12 @@ class Normalization(StrictModel):
     """What a network does to pixels in [0,1] before its first layer: (x - mean) / std."""
 
     mean: PerChannel | None = None
-    """Mean per channel, of pixels in [0,1]; given together with `std`. Without both, pixels are not normalized."""
+    """Mean per channel, of pixels in [0,1]; given together with `std`. Without both, pixels are normalized as
+    the file or the published weights of the network say, if they do."""
     std: PerChannel | None = None
     """Standard deviation per channel, of pixels in [0,1]; given together with `mean`."""
+    padding: Annotated[Whole, Field(ge=0, le=256), WrittenIfSet()] = 0
+    """Black pixels on each side of the image before that: `padding` of DeepMind's and RobustBench's networks."""
 
     @model_validator(mode="after")
     def _of_pixels(self) -> Normalization:
@@ -55,7 +58,7 @@ class Checkpoint(Normalization):
     """Path of the weights (safetensors or a torch file). The file is read without running code in it, and
     refused unless every name and shape fits."""
     arch: str
-    """Name of the network that the weights belong to, such as `resnet18` or `wrn34-10`."""
+    """Name of the network that the weights belong to, such as `resnet18`, `wrn28-10-swish` or `timm/resnet50`."""
 
     @field_validator("arch")
     @classmethod

@@ -6,6 +6,7 @@ not wait for a deep-learning framework.
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import re
 import sys
@@ -98,11 +99,19 @@ NETWORKS: dict[str, str] = {
     "small": "dynat.models.small:small",
     "resnet18": "dynat.models.resnet:resnet18",
     "resnet18-heavy": "dynat.models.resnet:resnet18_heavy",
+    "resnet50": "dynat.models.resnet:resnet50",
     "preact-resnet18": "dynat.models.preact:preact_resnet18",
     "preact-resnet18-bare": "dynat.models.preact:preact_resnet18_bare",
+    "preact-resnet18-swish": "dynat.models.swish:preact_resnet18_swish",
     "resnet8-<width>": "dynat.models.resnet8:ResNet8",
     "wrn<depth>-<width>": "dynat.models.wideresnet:wide_resnet",
+    "wrn<depth>-<width>-swish": "dynat.models.swish:wide_resnet_swish",
+    "timm/<name>": "dynat.models.timm_networks:build",
+    "torchvision/<name>": "dynat.models.torchvision_networks:build",
 }
+
+PACKAGES: dict[str, str] = {"timm": "dynat.models.timm_networks", "torchvision": "dynat.models.torchvision_networks"}
+"""Packages of networks, and the module that builds, lists and normalizes them."""
 
 MAX_DEPTH, MAX_WIDTH = 202, 32
 """Of a WideResNet; 106 and 16 is the largest that was published."""
@@ -159,9 +168,15 @@ def known(kind: str, name: str, table: Mapping[str, Any]) -> str:
     return name
 
 
-def network_entry(name: str) -> tuple[str, dict[str, int]]:
-    """The table entry and the sizes that a network's name stands for."""
-    wide = re.fullmatch(r"wrn([0-9]+)-([0-9]+)", name)
+def network_entry(name: str) -> tuple[str, dict[str, int | str]]:
+    """The table entry and the arguments that a network's name stands for.
+
+    Whether a package is installed and has the network is not asked here: results are also read where it is not.
+    """
+    package, slash, inside = name.partition("/")
+    if slash:
+        return _package_entry(name, package, inside), {"name": inside}
+    wide = re.fullmatch(r"wrn([0-9]+)-([0-9]+)(-swish)?", name)
     if wide:
         if len(name) > 20 or int(wide[1]) > MAX_DEPTH or int(wide[2]) > MAX_WIDTH:
             raise ConfigError(
@@ -173,16 +188,55 @@ def network_entry(name: str) -> tuple[str, dict[str, int]]:
             raise ConfigError(f"'{name}': a WideResNet's depth is 6n+4 (10, 16, 22, 28, 34, ...)")
         if width < 1:
             raise ConfigError(f"'{name}': a WideResNet's width is at least 1")
-        return NETWORKS["wrn<depth>-<width>"], {"depth": depth, "width": width}
+        return NETWORKS[f"wrn<depth>-<width>{wide[3] or ''}"], {"depth": depth, "width": width}
     narrow = re.fullmatch(r"resnet8-([0-9]{1,9})", name)
     if narrow:
         if not 1 <= int(narrow[1]) <= MAX_CHANNELS:
             raise ConfigError(f"'{name}': the width of a ResNet-8 is from 1 to {MAX_CHANNELS} channels")
         return NETWORKS["resnet8-<width>"], {"width": int(narrow[1])}
     if name not in NETWORKS:
-        examples = [n for n in NETWORKS if "<" not in n] + ["resnet8-32", "wrn34-10"]
-        raise ConfigError(f"unknown network '{shortened(name)}': {nearest(name, examples)}")
+        raise ConfigError(f"unknown network '{shortened(name)}': {nearest(name, _example_networks())}")
     return NETWORKS[name], {}
+
+
+def _package_entry(name: str, package: str, inside: str) -> str:
+    if package not in PACKAGES:
+        raise ConfigError(f"unknown network '{shortened(name)}': {nearest(name, _example_networks())}")
+    if not re.fullmatch(r"[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)?", inside):
+        raise ConfigError(
+            f"'{shortened(name)}': after '{package}/' comes the name of one of its networks, as in {package}/resnet50"
+        )
+    return NETWORKS[f"{package}/<name>"]
+
+
+def _example_networks() -> list[str]:
+    families = ("resnet8-32", "wrn34-10", "wrn28-10-swish", "timm/resnet50", "torchvision/resnet50")
+    return [*(name for name in NETWORKS if "<" not in name), *families]
+
+
+def check_network(name: str) -> None:
+    """Refuse a network of a package that is not installed, or that has no network of this name.
+
+    Imports the package, and with it torch; only users of its networks wait for that.
+    """
+    network_entry(name)
+    package, slash, inside = name.partition("/")
+    if not slash:
+        return
+    names = package_networks(package)
+    if inside not in names:
+        close = [f"'{package}/{other}'" for other in difflib.get_close_matches(inside, names, n=3, cutoff=0.5)]
+        hint = f"did you mean {' or '.join(close)}? " if close else ""
+        raise ConfigError(f"unknown network '{name}': {hint}(`dynat list {package}` lists all {len(names)})")
+
+
+def package_networks(package: str) -> list[str]:
+    """The names of all networks of a package, without `<package>/`."""
+    try:
+        names: list[str] = locate(f"{PACKAGES[known('package', package, PACKAGES)]}:names")()
+    except ModuleNotFoundError as error:
+        raise ConfigError(f"networks of {package} need it to be installed ({error}): pip install {package}") from None
+    return names
 
 
 def locate(where: str) -> Any:

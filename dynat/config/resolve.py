@@ -119,7 +119,19 @@ def resolve_run(
         fields["augmentation"] = {"flip": False, **_row(fields.get("augmentation"), f"{where}.augmentation")}
     fields.pop("seeds", None)
     fields["extra"] = _extra(fields.get("extra"), None if dataset is None else dataset.extra, where)
-    return _with_radius(checked(Run, fields, f"{where}."), threat, where)
+    run = checked(Run, fields, f"{where}.")
+    for field in ("target", "guide"):
+        if (network := getattr(run, field)) is not None:
+            _check_network(network, f"{where}.{field}")
+    return _with_radius(run, threat, where)
+
+
+def _check_network(name: str, where: str) -> None:
+    """Only of what a user writes: results name networks of packages that need not be installed to read them."""
+    try:
+        registry.check_network(name)
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from None
 
 
 def _extra(given: Any, images: ExtraImagesConfig | None, where: str) -> ExtraUse | None:
@@ -153,7 +165,9 @@ def _checkpoint(name: str, row: Any, runs: Mapping[str, Any]) -> Checkpoint:
     _file_name(name, "run", where)
     if name in runs:
         raise ConfigError(f"{where}: a run has this name already")
-    return checked(Checkpoint, _row(row, where), f"{where}.")
+    checkpoint = checked(Checkpoint, _row(row, where), f"{where}.")
+    _check_network(checkpoint.arch, f"{where}.arch")
+    return checkpoint
 
 
 def _seeds(row: Any, preset: PresetInput, given: PresetInput) -> Any:

@@ -66,7 +66,7 @@ def architecture_warnings(run: RunFiles, test: data.LabeledImages, device: str) 
 
     def correct(arch: str) -> torch.Tensor:
         row = checkpoint.model_copy(update={"arch": arch})
-        model = build_network(row, classes=classes, channels=channels)
+        model = build_network(row, classes=classes, channels=channels, size=record.dataset.size)
         load_weights(model, run.seed(0).target())
         return evaluate(model.to(chosen), images, clean).columns["correct"].cpu()
 
@@ -91,5 +91,5 @@ def same_shapes(one: str, other: str, *, classes: int, channels: int) -> bool:
 
 def _shapes(name: str, classes: int, channels: int) -> dict[str, tuple[int, ...]]:
     with torch.device("meta"):
-        state = models.build(name, classes=classes, channels=channels).state_dict()
+        state = models.bare(name, classes=classes, channels=channels).state_dict()
     return {key: tuple(value.shape) for key, value in state.items()}

@@ -49,7 +49,7 @@ class CheckpointRequest:
     settings: Mapping[str, Any]
     """Settings of every attack: images, batch, surrogate."""
     normalization: Mapping[str, Any]
-    """mean and std, where the network expects normalized pixels and the file does not contain them."""
+    """mean and std, where the network expects normalized pixels and the file does not contain them; and padding."""
     size: int | None = None
     """To how many pixels squared the images of a folder are resized; by default their own size."""
     expected_accuracy: float | None = None

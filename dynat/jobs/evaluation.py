@@ -14,7 +14,7 @@ import torch
 from pydantic import ValidationError
 from torch import nn
 
-from dynat import data, provenance
+from dynat import data, models, provenance
 from dynat.attacks import Evaluation, evaluate
 from dynat.attacks.evaluation import CORRECT, MISCLASSIFIED
 from dynat.attacks.randomized import suited_to
@@ -194,11 +194,12 @@ def load_target(files: SeedFiles, weights: str = "best") -> tuple[nn.Module, str
     """A published network in float32, and its digest: the same weights can be of two networks."""
     record = read_record(files.config, TrainingRecord)
     row, dataset = record.config, record.dataset
-    model = build_network(row, classes=len(dataset.classes), channels=dataset.channels)
+    model = build_network(row, classes=len(dataset.classes), channels=dataset.channels, size=dataset.size)
     load_weights(model, required(files.target(weights)))
     content = read_weights(files, record, weights)
     network = row.arch if isinstance(row, Checkpoint) else row.target
-    return model, hashlib.sha256(network.encode() + b"\0" + content).hexdigest()
+    code = " ".join([network, *models.package_versions(network).values()])
+    return model, hashlib.sha256(code.encode() + b"\0" + content).hexdigest()
 
 
 def _accuracy(evaluations: Sequence[Evaluation]) -> str:

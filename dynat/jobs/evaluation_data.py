@@ -30,11 +30,11 @@ def evaluation_data(
     size: int | None,
     paths: Paths,
     say: Say = print,
-    check: Callable[[int, int], object] = lambda classes, channels: None,
+    check: Callable[[int, int, tuple[int, int]], object] = lambda classes, channels, size: None,
 ) -> DatasetConfig:
     """The data set to evaluate on, prepared if it was not.
 
-    `check` is called with the number of classes and channels of an image folder before its images are read.
+    `check` is called with the number of classes, channels and pixels of an image folder before its images are read.
     """
     path = Path(name_or_path).expanduser()
     if path.parent == paths.data and (path / data.INFO).exists():
@@ -51,7 +51,9 @@ def evaluation_data(
             f"--dataset: unknown data set '{name_or_path}', and there is neither a folder of images of that name nor "
             f"{paths.dataset(name_or_path)}: {nearest(name_or_path, named)}"
         )
-    check(len(evaluation_folder.test_files(path)), 3)
+    classes = len(evaluation_folder.test_files(path))
+    size = size or evaluation_folder.common_size(path)
+    check(classes, 3, (size, size))
     return _image_folder(path, size, paths, say)
 
 
@@ -71,8 +73,7 @@ def _preset_datasets() -> dict[str, DatasetConfig]:
     return datasets
 
 
-def _image_folder(path: Path, size: int | None, paths: Paths, say: Say) -> DatasetConfig:
-    size = size or evaluation_folder.common_size(path)
+def _image_folder(path: Path, size: int, paths: Paths, say: Say) -> DatasetConfig:
     config = DatasetConfig(name="images", source="folder", path=str(path.resolve()), size=size)
     slug = re.sub(r"[^a-z0-9._-]+", "-", path.resolve().name.lower()).strip("-._") or "images"
     config = config.model_copy(

@@ -13,15 +13,16 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dynat import provenance
-from dynat.config import Checkpoint, Experiment, of_file, registry
+from dynat.config import Checkpoint, Experiment, Normalization, of_file, registry
 from dynat.results.metrics import read_metrics
 from dynat.results.paths import ExportFiles, Paths, SeedFiles, SingleRunPaths
-from dynat.results.records import RunMetrics, TrainingRecord, read_record
+from dynat.results.records import DatasetInfo, RunMetrics, TrainingRecord, read_record
 from dynat.results.weights import read_weights
 from dynat.runtime.errors import UserError
 from dynat.runtime.files import atomic_text, atomic_write
@@ -82,16 +83,22 @@ def export_run(
 def _loading(metrics: RunMetrics, file: str) -> tuple[str, dict[str, str]]:
     """Lines of Python that load `file`, and the code that they need beside them."""
     row, data = metrics.config, metrics.dataset
-    where, sizes = registry.network_entry(row.arch if isinstance(row, Checkpoint) else row.target)
+    name = row.arch if isinstance(row, Checkpoint) else row.target
+    where, arguments = registry.network_entry(name)
     module, _, factory = where.partition(":")
-    sources = {"network.py": _source(module)} if module.startswith(ARCHITECTURES) else {}
-    given = {**sizes, "classes": len(data.classes), "channels": data.channels}
-    network = f"{factory}({', '.join(f'{key}={value}' for key, value in given.items())})"
+    sources = _sources(module) if module.startswith(ARCHITECTURES) else {}
+    given: dict[str, object] = {**arguments, "classes": len(data.classes), "channels": data.channels}
+    first = row if isinstance(row, Checkpoint) else _own_normalization(name, data)
+    if "/" in name:
+        given["size"] = tuple(pixels + 2 * first.padding for pixels in data.size)
+    network = f"{factory}({', '.join(f'{key}={value!r}' for key, value in given.items())})"
     imports = [f"from {'network' if sources else module} import {factory}"]
-    if isinstance(row, Checkpoint) and row.mean and row.std:
+    if first.mean or first.padding:
         sources["normalize.py"] = _source(NORMALIZE)
         imports.append("from normalize import normalized")
-        network = f"normalized({network}, mean={list(row.mean)}, std={list(row.std)})"
+        settings: dict[str, object] = {"mean": list(first.mean or (0.0,)), "std": list(first.std or (1.0,))}
+        settings |= {"padding": first.padding} if first.padding else {}
+        network = f"normalized({', '.join([network, *(f'{key}={value}' for key, value in settings.items())])})"
     lines = [
         "from safetensors.torch import load_file",
         *imports,
@@ -103,8 +110,22 @@ def _loading(metrics: RunMetrics, file: str) -> tuple[str, dict[str, str]]:
     return "\n".join(lines), sources
 
 
+def _own_normalization(name: str, data: DatasetInfo) -> Normalization:
+    from dynat import models
+
+    return models.normalization(name, classes=len(data.classes), channels=data.channels)
+
+
+def _sources(module: str) -> dict[str, str]:
+    """The code of a network as network.py, and that of the networks whose parts it uses, each as a file beside it."""
+    code = _source(module)
+    others = re.findall(rf"^from {ARCHITECTURES}(\w+) import", code, re.MULTILINE)
+    files = {f"{other}.py": _source(f"{ARCHITECTURES}{other}") for other in others}
+    return {"network.py": re.sub(rf"^from {ARCHITECTURES}", "from ", code, flags=re.MULTILINE), **files}
+
+
 def _source(module: str) -> str:
-    """The code of a module that imports torch and nothing else of this package."""
+    """The code of a module that imports torch, or the package of its networks, and nothing else of this package."""
     file = provenance.PACKAGE.joinpath(*module.split(".")[1:]).with_suffix(".py")
     return file.read_text(encoding="utf-8")
 

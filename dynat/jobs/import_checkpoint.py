@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from dynat import data, models
+from dynat.checkpoints.network import bare_network
 from dynat.checkpoints.third_party import ThirdPartyModel, load_third_party
 from dynat.config import Checkpoint, ImportSpec, Normalization
 from dynat.jobs.training import dataset_info, publish, versions
@@ -29,13 +30,14 @@ def run_import(
     """
     images = data.load(paths.dataset(spec.data))
     checkpoint, file = spec.checkpoint, Path(spec.checkpoint.file)
-    loaded = load_checkpoint(checkpoint, len(images.classes), images.channels)
+    loaded = load_checkpoint(checkpoint, len(images.classes), images.channels, images.size)
     on_accepted()
     if loaded.dropped:
         count = len(loaded.dropped)
         say(f"{spec.name}: left out {count} weights that no forward pass reads ({loaded.dropped[0]}, ...)")
     if loaded.normalization.mean:
-        source = "from the file" if loaded.from_file else "as given"
+        own = f"as the published weights of {checkpoint.arch} expect"
+        source = "from the file" if loaded.from_file else "as given" if checkpoint.mean else own
         say(f"{spec.name}: pixels are normalized first, {source}: {loaded.normalization}")
     weights = weights_of(loaded.network)
     files = paths.seed_files(spec.preset, spec.name, 0)
@@ -45,11 +47,14 @@ def run_import(
     return files.folder
 
 
-def load_checkpoint(checkpoint: Checkpoint, classes: int, channels: int) -> ThirdPartyModel:
-    """The checkpoint of a config as a network for images of so many classes and channels, or a `UserError`."""
-    model = models.build(checkpoint.arch, classes=classes, channels=channels)
-    given = Normalization(mean=checkpoint.mean, std=checkpoint.std)
-    return load_third_party(model, Path(checkpoint.file), channels=channels, normalization=given)
+def load_checkpoint(
+    checkpoint: Checkpoint, classes: int, channels: int, size: tuple[int, int] | None = None
+) -> ThirdPartyModel:
+    """The checkpoint of a config as a network for images of so many classes, channels and pixels, or a `UserError`."""
+    given = Normalization(mean=checkpoint.mean, std=checkpoint.std, padding=checkpoint.padding)
+    model = bare_network(checkpoint, classes=classes, channels=channels, size=size)
+    own = models.normalization(checkpoint.arch, classes=classes, channels=channels)
+    return load_third_party(model, Path(checkpoint.file), channels=channels, normalization=given, default=own)
 
 
 def file_digest(file: Path) -> str:
@@ -72,6 +77,6 @@ def _record(spec: ImportSpec, images: data.Dataset, loaded: ThirdPartyModel, dig
         best_epoch=None,
         training_seconds=0.0,
         parameters=ParameterCounts(target=models.count_parameters(loaded.network)),
-        versions=versions(),
+        versions=versions(spec.checkpoint.arch),
         machine="trained elsewhere",
     )

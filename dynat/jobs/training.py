@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save
 
 import dynat
-from dynat import data, prepared, provenance
+from dynat import data, models, prepared, provenance
 from dynat.config import TrainingSpec, digest
 from dynat.data.extra import ExtraImages
 from dynat.data.extra import load as load_extra
@@ -70,7 +70,8 @@ def _train(
     code = provenance.code_digest(provenance.training_sources(spec.run.method))
     dtype = str(compute_dtype(spec.run.precision, device))
     more = [] if extra is None else [extra.info.sha256]
-    name = digest(spec, seed, images.digest, *more, code, device.type, dtype, torch.__version__)
+    packages = models.package_versions(spec.run.target, spec.run.guide)
+    name = digest(spec, seed, images.digest, *more, code, device.type, dtype, torch.__version__, *packages.values())
     state = TrainingState(paths.training_state(name), say)
     files = paths.seed_files(spec.preset, spec.name, seed)
     check_writable(files.folder)
@@ -175,7 +176,7 @@ def _record(
         parameters=ParameterCounts(
             target=_size(trained.target), guide=None if trained.guide is None else _size(trained.guide)
         ),
-        versions=versions(),
+        versions=versions(spec.run.target, spec.run.guide),
         machine=machine(device),
         compute_dtype=str(compute_dtype(spec.run.precision, device)).removeprefix("torch."),
     )
@@ -215,9 +216,10 @@ def _largest_class(images: data.LabeledImages) -> float:
     return float(images.labels.bincount().max()) / len(images) if len(images) else 0.0
 
 
-def versions() -> dict[str, str]:
-    """Versions of the software that a result was made with."""
-    return {"dynat": dynat.__version__, "torch": torch.__version__, "python": platform.python_version()}
+def versions(*networks: str | None) -> dict[str, str]:
+    """Versions of the software that a result with these networks was made with."""
+    own = {"dynat": dynat.__version__, "torch": torch.__version__, "python": platform.python_version()}
+    return own | models.package_versions(*networks)
 
 
 def machine(device: torch.device) -> str:

@@ -8,6 +8,8 @@ of weights. In float32 the logits differ from the network's by rounding only.
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -15,6 +17,12 @@ from torch import Tensor, fx, nn
 from torch.autograd.function import once_differentiable
 
 from dynat.nn.compiled import CompiledModel
+from dynat.nn.sync_batchnorm import CPUSyncBatchNorm
+
+CAST: tuple[type[nn.Module], ...] = (nn.Conv2d, nn.Linear)
+"""The layers that hold most weights, and compute in the chosen precision."""
+NORMS: tuple[type[nn.Module], ...] = (nn.BatchNorm1d, nn.BatchNorm2d, nn.SyncBatchNorm, CPUSyncBatchNorm)
+"""Exactly these types: a subclass may do more, such as an activation, or make its weight from something else."""
 
 
 class FoldedModel(nn.Module):
@@ -25,8 +33,9 @@ class FoldedModel(nn.Module):
         self.dtype = dtype
         self._original = [net]  # in a list, so that its weights are not this module's
         self.net, self.norms = folded(copy.deepcopy(net).eval().requires_grad_(False))
+        self._autocast = dtype != torch.float32 and not _casts_by_layer(self.net)
         for module in self.net.modules():
-            if isinstance(module, nn.Conv2d | nn.Linear) and dtype != torch.float32:
+            if type(module) in CAST and dtype != torch.float32 and not self._autocast:
                 module.to(dtype)
                 # Layers before the first of them, such as a normalization of pixels, stay float32.
                 module.register_forward_pre_hook(_to_weight_dtype)
@@ -65,16 +74,29 @@ class FoldedModel(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         images = images.contiguous(memory_format=torch.channels_last)
         run = self._compiled[0] if self._compiled else self.net
+        cast = torch.autocast(images.device.type, dtype=self.dtype) if self._autocast else nullcontext()
         if self.dtype != torch.float16:
-            logits: Tensor = run(images)
+            with cast:
+                logits: Tensor = run(images)
             return logits.float()
         scale: list[Tensor] = []
-        half = run(_Restored.apply(images, scale))  # type: ignore[no-untyped-call]
+        with cast:
+            half = run(_Restored.apply(images, scale))  # type: ignore[no-untyped-call]
         return _Scaled.apply(half, scale)  # type: ignore[no-any-return, no-untyped-call]
 
     def train(self, mode: bool = True) -> FoldedModel:  # noqa: ARG002
         """Its only mode is evaluation, whatever mode an attack sets."""
         return super().train(False)
+
+
+def _casts_by_layer(net: nn.Module) -> bool:
+    """Whether it computes with weights in convolutions, linear layers and BatchNorm only, each called as a module.
+
+    Other layers, such as LayerNorm or attention, do not take inputs of one type and weights of another: their weights
+    stay float32, and autocast chooses the type of each operation.
+    """
+    holders = [module for module in net.modules() if next(module.parameters(recurse=False), None) is not None]
+    return isinstance(net, fx.GraphModule) and all(type(module) in (*CAST, *NORMS) for module in holders)
 
 
 def _to_weight_dtype(module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -133,7 +155,8 @@ def folded(net: nn.Module) -> tuple[nn.Module, dict[str, tuple[str, float]]]:
     unchanged, which costs only speed.
     """
     try:
-        graph = _Tracer().trace(net)
+        with _refused_in_traces():
+            graph = _Tracer().trace(net)
     except Exception:
         return net, {}
     shared = len(list(net.parameters())) < len(list(net.named_parameters(remove_duplicate=False)))
@@ -153,18 +176,38 @@ def folded(net: nn.Module) -> tuple[nn.Module, dict[str, tuple[str, float]]]:
     return fx.GraphModule(net, graph), norms
 
 
+@contextmanager
+def _refused_in_traces() -> Iterator[None]:
+    """Stops a trace at code whose effect on gradients or types it would not record, and so lose."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise NotImplementedError("a trace does not record this")
+
+    unseen = (
+        *((torch.autograd.Function, "apply"), (torch.set_grad_enabled, "__init__")),
+        *((scope, "__enter__") for scope in (torch.no_grad, torch.enable_grad, torch.inference_mode, torch.autocast)),
+    )
+    before = [(owner, name, vars(owner)[name]) for owner, name in unseen]
+    try:
+        for owner, name in unseen:
+            setattr(owner, name, refuse)
+        yield
+    finally:
+        for owner, name, method in before:
+            setattr(owner, name, method)
+
+
 def _pair(node: fx.Node, modules: dict[str, nn.Module]) -> tuple[str, str] | None:
     """The names of a layer without bias and of the BatchNorm that alone reads it, if `node` is that norm."""
     before = node.args[0] if node.args else None
     if node.op != "call_module" or not isinstance(before, fx.Node) or before.op != "call_module":
         return None
     norm, layer = modules[str(node.target)], modules[str(before.target)]
-    # Exactly these types: a subclass may make its weight from something else.
     if type(norm) is nn.BatchNorm1d:
         suitable = type(layer) is nn.Linear and _is_flat(before.args[0], modules)
     else:
-        suitable = isinstance(norm, nn.modules.batchnorm._BatchNorm) and type(layer) is nn.Conv2d
-    if not suitable:
+        suitable = type(norm) in NORMS and type(layer) is nn.Conv2d
+    if not suitable or _has_hooks(norm) or _has_hooks(layer):
         return None
     alone = len(before.users) == 1 and all(
         sum(other.target == one.target for other in node.graph.nodes) == 1 for one in (node, before)
@@ -172,6 +215,11 @@ def _pair(node: fx.Node, modules: dict[str, nn.Module]) -> tuple[str, str] | Non
     has_own_weight = "weight" in layer._parameters and layer.bias is None
     foldable = has_own_weight and norm.affine and norm.running_var is not None
     return (str(before.target), str(node.target)) if alone and foldable else None
+
+
+def _has_hooks(module: nn.Module) -> bool:
+    """Whether code of somebody else sees or changes what goes into or comes out of it."""
+    return bool(module._forward_hooks or module._forward_pre_hooks)
 
 
 def _is_flat(value: object, modules: dict[str, nn.Module]) -> bool:

@@ -1,5 +1,7 @@
 """Normalization of pixels as the first layer, so that the network is a function of pixels in [0,1].
 
+Black pixels around the image come before it, for the few networks whose authors padded smaller images.
+
 An attack on the whole differentiates through this layer: radii, steps and checks are those of [0,1]. The names in
 its state are RobustBench's: `normalize.mean`, `normalize.std`, `model.` and the network's own.
 """
@@ -28,6 +30,7 @@ class Normalize(nn.Module):
         return (pixels - self.mean) / self.std
 
 
-def normalized(network: nn.Module, *, mean: Sequence[float], std: Sequence[float]) -> nn.Sequential:
-    """`network` with its normalization as the first layer."""
-    return nn.Sequential(OrderedDict([("normalize", Normalize(mean, std)), ("model", network)]))
+def normalized(network: nn.Module, *, mean: Sequence[float], std: Sequence[float], padding: int = 0) -> nn.Sequential:
+    """`network` with its normalization as the first layer, after `padding` black pixels on each side."""
+    layers: list[tuple[str, nn.Module]] = [("normalize", Normalize(mean, std)), ("model", network)]
+    return nn.Sequential(OrderedDict([("pad", nn.ZeroPad2d(padding)), *layers] if padding else layers))

@@ -148,9 +148,10 @@ def claim(metrics: RunMetrics, seed: int) -> Claim | None:
 
 def architecture(network: str) -> str:
     """A network's name as the literature writes it."""
-    if wide := re.fullmatch(r"wrn(\d+)-(\d+)", network):
-        return f"WideResNet-{wide[1]}-{wide[2]}"
-    return {"resnet18": "ResNet-18", "resnet18-heavy": "ResNet-18 (strides 1,1,2,2)"}.get(network, network)
+    if wide := re.fullmatch(r"wrn(\d+)-(\d+)(-swish)?", network):
+        return f"WideResNet-{wide[1]}-{wide[2]}{' (Swish)' if wide[3] else ''}"
+    names = {"resnet18": "ResNet-18", "resnet18-heavy": "ResNet-18 (strides 1,1,2,2)", "resnet50": "ResNet-50"}
+    return names.get(network, network)
 
 
 def _about_results(exported: ExportedRun) -> str:
@@ -216,7 +217,9 @@ def _about_loading(exported: ExportedRun) -> str:
     beside = formatting.listing(f"`{file}`" for file in exported.sources)
     verb = "needs" if len(exported.sources) == 1 else "need"
     plugin = "The code of the network is in a plug-in, which is not exported."
-    needs = f"Run it in this folder: {beside} {verb} torch alone." if exported.sources else plugin
+    package, slash, _ = network_of(exported.row).partition("/")
+    libraries = f"torch and {package}" if slash else "torch alone"
+    needs = f"Run it in this folder: {beside} {verb} {libraries}." if exported.sources else plugin
     return (
         f"{needs} Images are float32, N × {shape}, with values in [0,1] and no other normalization; "
         f"the output is logits. Classes, in order: {classes}."

@@ -48,6 +48,7 @@ def build_networks(
     *,
     classes: int,
     channels: int,
+    size: tuple[int, int] | None = None,
     seed: int,
     device: torch.device,
     distributed: Distributed = SINGLE_PROCESS,
@@ -56,7 +57,7 @@ def build_networks(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         networks = [
-            models.build(name, classes=classes, channels=channels).to(device)
+            models.build(name, classes=classes, channels=channels, size=size).to(device)
             for name in (run.target, run.guide)
             if name is not None
         ]

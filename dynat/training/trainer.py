@@ -104,7 +104,13 @@ class Trainer:
         self.extra = None if run.extra is None else ExtraBatches(run.extra, extra)
         self.method = methods.build(run, threat)
         self.networks = build_networks(
-            run, classes=len(data.classes), channels=data.channels, seed=seed, device=device, distributed=distributed
+            run,
+            classes=len(data.classes),
+            channels=data.channels,
+            size=data.size,
+            seed=seed,
+            device=device,
+            distributed=distributed,
         )
         graph = run.cuda_graph and device.type == "cuda"
         self.optimizer = torch.optim.SGD(
