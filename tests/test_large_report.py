@@ -211,10 +211,28 @@ def test_no_text_of_a_large_report_covers_another(
         assert_no_text_covers_another(figure, name)
 
 
-def test_no_text_of_a_small_report_covers_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    plan = experiment(tmp_path)
+LONG = f"dynat-{'with-a-large-guide-' * 4}0"
+
+
+@pytest.mark.parametrize("runs", [None, {"natural": {}, LONG: {"labels": "dynamic"}, f"{LONG}1": {}}])
+def test_no_text_of_a_small_report_covers_another(
+    runs: dict[str, Any] | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    over = {"runs": {name: {"method": "at", **run} for name, run in runs.items()}} if runs else {}
+    plan = experiment(tmp_path, **over)
     for name, figure in drawn(evaluated(tmp_path / "results", plan), plan, monkeypatch).items():
         assert_no_text_covers_another(figure, name)
+        assert all(axes.get_position().width > 0.05 for axes in figure.axes), name
+
+
+def test_names_in_figures_are_short_and_different() -> None:
+    names = [f"{'a' * 40}{middle}{'b' * 40}" for middle in "xyz"]
+    assert list(plotting.shortened(["at", *names]).values()) == [
+        "at",
+        f"{'a' * 12}…{'b' * 13}",
+        f"{'a' * 20}…(2)",
+        f"{'a' * 20}…(3)",
+    ]
 
 
 def cells(clean: float, robust: float) -> Any:

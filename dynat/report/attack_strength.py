@@ -32,7 +32,8 @@ def strength(experiment: Experiment, metrics: Mapping[str, RunMetrics], runs: Se
         f"The first {n} test images; the threat model is at the dotted line",
         2,
     )
-    beside = plotting.room(curves)
+    names = plotting.names_of(experiment)
+    beside = plotting.room(names[run] for run in curves)
     figure.subplots_adjust(right=1 - beside, wspace=2 * (beside + 0.045) / (0.918 - 2 * beside - 0.045))
     color = plotting.colors_of(experiment)
     banded = len(curves) <= BANDS
@@ -46,7 +47,7 @@ def strength(experiment: Experiment, metrics: Mapping[str, RunMetrics], runs: Se
             if banded:
                 low, high = [p.low for p in points], [p.high for p in points]
                 panel.fill_between(x, low, high, color=color[run], alpha=0.07, lw=0)
-            ends.append((points[-1].accuracy, run, color[run], opacity))
+            ends.append((points[-1].accuracy, names[run], color[run], opacity))
         panel.set_ylim(-0.02, 1.02)
         plotting.percent_axis(panel.yaxis)
         panel.set_ylabel("Accuracy" if axis == "eps" else "")
@@ -83,18 +84,18 @@ def transfer(
     if table is None or len(experiment.rows) < 2:
         return None
     frame, record = table
-    frame = frame.loc[list(runs), list(runs)]
+    names = plotting.names_of(experiment)
+    frame = frame.loc[list(runs), list(runs)].rename(index=names, columns=names)
     steps, dataset = record.attack.steps, next(iter(metrics.values())).dataset
     images = formatting.test_images(min(record.attack.images or dataset.test, dataset.test), dataset)
     title = "Transfer attacks: images made against one run, classified by another"
-    height = 1.95 + 0.36 * len(frame)
+    long = max(map(len, frame.columns)) > 8
+    below = plotting.room_below(frame.columns) if long else 0.6
+    height = 1.15 + below + 0.36 * len(frame)
     figure, (panel,) = plotting.canvas(
         height, title, f"Accuracy in percent under all {steps} steps of PGD, first seed of each run"
     )
-    long = max(map(len, frame.columns)) > 8
-    figure.subplots_adjust(
-        left=plotting.room(frame.index) + 0.03, top=1 - 0.75 / height, bottom=(1.25 if long else 0.6) / height
-    )
+    figure.subplots_adjust(left=plotting.room(frame.index) + 0.03, top=1 - 0.75 / height, bottom=below / height)
     sns.heatmap(
         100 * frame, ax=panel, vmin=0, vmax=100, cmap="crest_r", annot=True, fmt=".0f", linewidths=1.5,
         cbar=False, annot_kws={"size": 9.5},

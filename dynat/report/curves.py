@@ -30,12 +30,14 @@ def epochs(experiment: Experiment, histories: Mapping[str, pd.DataFrame], runs: 
     if not shown:
         return None
     color = plotting.colors_of(experiment)
-    strong = _strong(experiment, shown)
-    title = "Accuracy over training" + (": " + " against ".join(strong) if len(strong) == 2 else "")
+    strong, names = _strong(experiment, shown), plotting.names_of(experiment)
+    title = "Accuracy over training" + (
+        ": " + " against ".join(names[run] for run in strong) if len(strong) == 2 else ""
+    )
     steps = _validation_attack(experiment, shown)
     height = max(4.0, 1.6 + text_placement.LINE * len(shown))
     figure, axes = plotting.canvas(height, title, f"Validation images after each epoch, {steps} on the right", 2)
-    beside = plotting.room(shown)
+    beside = plotting.room(names[run] for run in shown)
     figure.subplots_adjust(right=1 - beside, wspace=2 * (beside + 0.045) / (0.918 - 2 * beside - 0.045))
     for panel, column, name in zip(axes, ("clean", "pgd"), ("Clean images", f"Under {steps}"), strict=True):
         ends = []
@@ -45,9 +47,9 @@ def epochs(experiment: Experiment, histories: Mapping[str, pd.DataFrame], runs: 
                 continue
             opacity = 1.0 if run in strong else 0.4
             _curve(panel, measured, column, color[run], opacity)
-            ends.append((_end(measured, column), run, color[run], opacity))
+            ends.append((_end(measured, column), names[run], color[run], opacity))
         panel.set(title=name, xlabel="Epoch", ylabel="Accuracy" if column == "clean" else "", xlim=(1, _last(shown)))
-        panel.xaxis.set_major_locator(MaxNLocator(integer=True))
+        panel.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
         plotting.percent_axis(panel.yaxis)
         text_placement.end_labels(panel, ends)
     return Drawn(
@@ -70,13 +72,14 @@ def labels(experiment: Experiment, histories: Mapping[str, pd.DataFrame], runs: 
     color = plotting.colors_of(experiment)
     height = max(3.6, 1.4 + text_placement.LINE * (len(measured) + 1))
     figure, (panel,) = plotting.canvas(height, title, "Training images, over the steps of each epoch")
-    figure.subplots_adjust(right=1 - plotting.room([*measured, "true labels"]))
+    names = plotting.names_of(experiment)
+    figure.subplots_adjust(right=1 - plotting.room([*(names[run] for run in measured), "true labels"]))
     ends = [(1.0, "true labels", FAINT, 0.9)]
     for run, history in measured.items():
         opacity = 1.0 if len(measured) <= FEW or run in _strong(experiment, measured) else 0.4
         dashed = experiment.runs[run].labels != "dynamic"
         _curve(panel, history, "label_accuracy", color[run], opacity, dashed=dashed)
-        ends.append((_end(history, "label_accuracy"), run, color[run], opacity))
+        ends.append((_end(history, "label_accuracy"), names[run], color[run], opacity))
     panel.axhline(1, color=FAINT, lw=1, ls=(0, (2, 2)))
     panel.set(xlabel="Epoch", ylabel="Correct labels", xlim=(1, _last(measured)))
     panel.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -102,7 +105,8 @@ def small_curves(experiment: Experiment, histories: Mapping[str, pd.DataFrame], 
     steps = _validation_attack(experiment, shown)
     lines = -(-len(shown) // COLUMNS)
     height = 1.15 + 1.45 * lines
-    behind = f"; gray: {base}" if base else ""
+    names = plotting.names_of(experiment)
+    behind = f"; gray: {names[base]}" if base else ""
     figure, panels = plotting.grid(
         height, "Training of the other runs", f"Accuracy on validation images, mean over seeds{behind}", lines, COLUMNS
     )
@@ -118,7 +122,7 @@ def small_curves(experiment: Experiment, histories: Mapping[str, pd.DataFrame], 
                 _mean(panel, histories[base], column, color="#c3c9d2", lw=1.0)
             _mean(panel, histories[run], column, color=color, lw=1.6)
         panel.set(ylim=(-0.02, 1.02), xlim=(1, float(max(1.5, histories[run]["epoch"].max()))))
-        panel.set_title(run, size=8.5, pad=3)
+        panel.set_title(names[run], size=8.5, pad=3)
         panel.xaxis.set_major_locator(MaxNLocator(nbins=4, integer=True))
         panel.set_yticks([0, 0.5, 1])
         plotting.percent_axis(panel.yaxis)

@@ -86,14 +86,15 @@ def classes(experiment: Experiment, metrics: Mapping[str, RunMetrics], runs: Seq
     if frame.shape[1] > MANY_CLASSES:
         figure = _class_spread(experiment, frame, title, each, under)
         return Drawn(figure, f"{about} A dot per class; the box spans the middle half, its line is the median.")
-    height = 1.75 + 0.36 * len(frame)
-    figure, (panel,) = plotting.canvas(height, title, f"Percent of test images; {each}")
+    frame = frame.rename(index=plotting.names_of(experiment))
     names = next(iter(metrics.values())).dataset.classes
-    titles = [names[int(label)] if int(label) < len(names) else str(label) for label in frame.columns]
-    long = max(map(len, titles)) > 8
-    figure.subplots_adjust(
-        left=plotting.room(frame.index), top=1 - 0.75 / height, bottom=(0.95 if long else 0.6) / height
-    )
+    given = [names[int(label)] if int(label) < len(names) else str(label) for label in frame.columns]
+    titles = list(plotting.shortened(given).values())
+    left, long = plotting.room(frame.index), max(map(len, titles)) > 8
+    below = plotting.room_below(titles) if long else 0.6
+    height = 1.15 + below + 0.36 * len(frame)
+    figure, (panel,) = plotting.canvas(height, title, f"Percent of test images; {each}")
+    figure.subplots_adjust(left=left, top=1 - 0.75 / height, bottom=below / height)
     sns.heatmap(
         100 * frame, ax=panel, vmin=0, vmax=100, cmap="crest_r", annot=True, fmt=".0f", linewidths=1.5,
         cbar=False, xticklabels=titles,
@@ -107,7 +108,8 @@ def classes(experiment: Experiment, metrics: Mapping[str, RunMetrics], runs: Seq
 def _class_spread(experiment: Experiment, frame: pd.DataFrame, title: str, each: str, under: str) -> Figure:
     height = 1.6 + 0.42 * len(frame)
     figure, (panel,) = plotting.canvas(height, title, f"A dot per class, {frame.shape[1]} classes; {each}")
-    figure.subplots_adjust(left=plotting.room(frame.index))
+    names = plotting.names_of(experiment)
+    figure.subplots_adjust(left=plotting.room(names[run] for run in frame.index))
     color = plotting.colors_of(experiment)
     runs = list(frame.index)
     for place, run in enumerate(runs):
@@ -117,7 +119,7 @@ def _class_spread(experiment: Experiment, frame: pd.DataFrame, title: str, each:
         panel.vlines(middle, place - 0.275, place + 0.275, color=color[run], lw=2)
         shift = 0.34 * ((np.arange(len(values)) * 0.618) % 1 - 0.5)  # spread evenly, without chance
         panel.scatter(values, place + shift, s=9, color=color[run], alpha=0.65, linewidths=0, zorder=3)
-    panel.set_yticks(range(len(runs)), runs, color=INK)
+    panel.set_yticks(range(len(runs)), [names[run] for run in runs], color=INK)
     panel.invert_yaxis()
     panel.set(xlabel=f"Accuracy of a class under {under}", ylabel="")
     plotting.percent_axis(panel.xaxis)

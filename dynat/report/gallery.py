@@ -18,6 +18,8 @@ from dynat.results.paths import ExperimentFiles
 from dynat.results.records import RunMetrics
 
 SHOWN = 8
+NAME = 13
+"""Characters of the name of a class above an image."""
 PIXELS = 160
 """Every image is enlarged to about this many, nearest neighbour, so that no viewer smooths it."""
 
@@ -37,7 +39,12 @@ def gallery(files: ExperimentFiles, experiment: Experiment, metrics: Mapping[str
     under = formatting.column_title(attack)
     figure = Figure(figsize=(plotting.WIDTH, height))
     figure.text(
-        0.012, 1 - 0.11 / height, f"Adversarial examples: {run} under {under}", size=12.5, weight="bold", va="top"
+        0.012,
+        1 - 0.11 / height,
+        f"Adversarial examples: {plotting.names_of(experiment)[run]} under {under}",
+        size=12.5,
+        weight="bold",
+        va="top",
     )
     figure.text(
         0.012, 1 - 0.39 / height,
@@ -117,4 +124,5 @@ def _prediction(axes: Any, prediction: int, label: int, names: Sequence[str], *,
 
 
 def _name(names: Sequence[str], label: int) -> str:
-    return names[label] if label < len(names) else str(label)
+    name = names[label] if label < len(names) else str(label)
+    return name if len(name) <= NAME else f"{name[: NAME - 1]}…"

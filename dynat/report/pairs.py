@@ -25,7 +25,8 @@ def pairs(experiment: Experiment, metrics: Mapping[str, RunMetrics]) -> Drawn | 
     figure, panels = plotting.canvas(
         height, title, "Test accuracy; bars end at the mean over seeds, lines are 95 % Wilson intervals", len(attacks)
     )
-    figure.subplots_adjust(left=plotting.room(name for pair in paired for name in pair), wspace=0.08)
+    names = plotting.names_of(experiment)
+    figure.subplots_adjust(left=plotting.room(names[run] for pair in paired for run in pair), wspace=0.08)
     color = plotting.colors_of(experiment)
     ticks = [place + shift for place in range(len(paired)) for shift in (-HEIGHT / 2, HEIGHT / 2)]
     for panel, attack in zip(panels, attacks, strict=True):
@@ -45,7 +46,7 @@ def pairs(experiment: Experiment, metrics: Mapping[str, RunMetrics]) -> Drawn | 
             "Clean images" if attack == "clean" else f"Under {formatting.column_title(attack)}", color=FAINT
         )
         plotting.percent_axis(panel.xaxis)
-    panels[0].set_yticks(ticks, [name for pair in paired for name in pair], size=8.5, color=INK)
+    panels[0].set_yticks(ticks, [names[run] for pair in paired for run in pair], size=8.5, color=INK)
     return Drawn(
         figure,
         "Each pair is one method twice, the same but for the labels of the adversarial images: true labels (light), or "

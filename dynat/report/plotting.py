@@ -21,6 +21,9 @@ from dynat.runtime.files import atomic_text, atomic_write
 WIDTH = 9.0
 """Inches: at 150 dots each, a README shows it at two thirds, and text of 10 points stays readable."""
 
+LONGEST = 26
+"""Characters of a name in a figure; of a longer one the middle is left out."""
+
 INK, FAINT, GRID = "#1f2430", "#69707d", "#e4e7ec"
 RIGHT, WRONG = "#0072b2", "#d55e00"
 
@@ -82,6 +85,25 @@ def colors(rows: Mapping[str, Run | Checkpoint]) -> dict[str, str]:
     return chosen | {name: OTHERS[place % len(OTHERS)] for place, name in enumerate(rest)}
 
 
+def names_of(experiment: Experiment) -> dict[str, str]:
+    """What each row is called in every figure."""
+    return shortened(experiment.rows)
+
+
+def shortened(names: Iterable[str]) -> dict[str, str]:
+    """Each name with at most `LONGEST` characters; no two become the same."""
+    texts: dict[str, str] = {}
+    for name in names:
+        half = LONGEST // 2
+        text = name if len(name) <= LONGEST else f"{name[: half - 1]}…{name[-half:]}"
+        number = 1
+        while text in texts.values():
+            number += 1
+            text = f"{name[: LONGEST - 6]}…({number})"
+        texts[name] = text
+    return texts
+
+
 def canvas(height: float, title: str, subtitle: str, columns: int = 1) -> tuple[Figure, list[Axes]]:
     """A figure of the report's width with its title above, and `columns` axes side by side (titled, if several)."""
     figure = Figure(figsize=(WIDTH, height))
@@ -103,6 +125,11 @@ def without_data(title: str) -> Figure:
 def room(names: Iterable[str]) -> float:
     """The share of the width that the longest of these names needs beside the axes."""
     return 0.035 + 0.0086 * max((len(name) for name in names), default=0)
+
+
+def room_below(names: Iterable[str]) -> float:
+    """The inches that the longest of these names needs below the axes if it is slanted, with the title of the axis."""
+    return 0.52 + 0.036 * max((len(name) for name in names), default=0)
 
 
 def percent_axis(axis: Any) -> None:

@@ -65,9 +65,10 @@ def tradeoff(experiment: Experiment, metrics: Mapping[str, RunMetrics], runs: Se
         below = 0.72 + 0.15 * len(lines)
         figure.subplots_adjust(bottom=below / height)
         figure.text(0.082, (below - 0.57) / height, "\n".join(lines), size=8.5, color=FAINT, va="top")
-    points = [(*places[run], run, color[run]) for run in shown]
+    names = plotting.names_of(experiment)
+    points = [(*places[run], names[run], color[run]) for run in shown]
     if not text_placement.beside(panel, points):
-        figure.subplots_adjust(right=1 - plotting.room(shown))
+        figure.subplots_adjust(right=1 - plotting.room(names[run] for run in shown))
         text_placement.in_column(panel, points)
     gray = " Gray: the other runs, which the next figure names." if others else ""
     return Drawn(
@@ -101,9 +102,12 @@ def overview(experiment: Experiment, metrics: Mapping[str, RunMetrics]) -> Drawn
     lines = [line for line in lines if any(line)]
     base = reference(experiment)
     height = 1.5 + LINE * len(lines)
-    about = f"Test accuracy with 95 % Wilson intervals{f'; dotted: {base}' if base else ''}"
+    names = plotting.names_of(experiment)
+    about = f"Test accuracy with 95 % Wilson intervals{f'; dotted: {names[base]}' if base else ''}"
     figure, panels = plotting.canvas(height, "Accuracy of every run", about, len(attacks))
-    left = max(plotting.room(run for _, run in lines), min(WIDEST, plotting.room(title for title, _ in lines)))
+    left = max(
+        plotting.room(names.get(run, run) for _, run in lines), min(WIDEST, plotting.room(title for title, _ in lines))
+    )
     figure.subplots_adjust(left=left, wspace=0.07, top=1 - 1 / height, bottom=0.5 / height)
     places = {run: (m.attacks[attacks[0]].accuracy, m.attacks[attacks[-1]].accuracy) for run, m in metrics.items()}
     inside = within(experiment, places)
@@ -112,9 +116,9 @@ def overview(experiment: Experiment, metrics: Mapping[str, RunMetrics]) -> Drawn
         _lines(panel, [run for _, run in lines], cells, inside, base)
         panel.set_title("Clean images" if attack == "clean" else f"Under {formatting.column_title(attack)}")
         panel.set_yticks([place for place, (_, run) in enumerate(lines) if run], [])
-    panels[0].set_yticks(panels[0].get_yticks(), [run for _, run in lines if run], size=8.5)
+    panels[0].set_yticks(panels[0].get_yticks(), [names[run] for _, run in lines if run], size=8.5)
     for text in panels[0].get_yticklabels():
-        text.set_color(DYNAMIC if text.get_text() == base else INK)
+        text.set_color(DYNAMIC if base and text.get_text() == names[base] else INK)
     for place, (title, run) in enumerate(lines):
         if not run:
             at = panels[0].transData.transform((0, place))[1] / figure.bbox.height
