@@ -11,7 +11,7 @@ import yaml
 from pydantic import BaseModel
 
 from dynat.config import load, registry
-from dynat.report.figure_list import FORMATS, figures_of
+from dynat.report.figure_list import figures_of, formats_of
 from dynat.results import records, sanity, transfer
 from dynat.results.paths import Paths
 from tests import tiny
@@ -88,7 +88,7 @@ def test_the_commands_for_the_paper_exist() -> None:
         given = {"preset": command[1]} | ({"select": command[2].split(",")} if command[2] else {})
         experiment = load(given, presets=ROOT / "config" / "presets")
         files = Paths().experiment(experiment.preset)
-        declared = {f"figures/{name}.{kind}" for name in figures_of(experiment) for kind in FORMATS}
+        declared = {f"figures/{name}.{kind}" for name in figures_of(experiment) for kind in formats_of(experiment)}
         tables = [files.table("main", "md"), files.table("ablations", "md")]
         declared |= {str(table.relative_to(files.folder)) for table in tables}
         used = set(re.findall(r"`((?:figures|tables)/[\w.-]+)`", row))

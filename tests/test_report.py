@@ -14,6 +14,7 @@ import pandas as pd
 import pytest
 
 from dynat.config import Experiment
+from dynat.config.report import ReportConfig
 from dynat.report import (
     comparisons,
     formatting,
@@ -24,7 +25,7 @@ from dynat.report import (
     write_report,
 )
 from dynat.report.comparisons import WORST, Comparison
-from dynat.report.figure_list import FIGURES, FORMATS, figures_of
+from dynat.report.figure_list import FIGURES, figures_of, formats_of
 from dynat.report.markdown import escape
 from dynat.report.plotting import colors
 from dynat.report.text_placement import spread
@@ -269,11 +270,30 @@ def test_a_report_is_the_same_bytes_twice(results: ExperimentFiles, plan: Experi
     write_report(copy, plan)
 
     def contents(files: ExperimentFiles) -> list[bytes]:
-        drawn = [files.figure(name, ending) for name in figures_of(plan) for ending in FORMATS]
+        drawn = [files.figure(name, ending) for name in figures_of(plan) for ending in formats_of(plan)]
         written = [files.report, *(files.table("main", ending) for ending in ("csv", "md", "tex"))]
         return [file.read_bytes() for file in (*drawn, *written)]
 
     assert contents(copy) == contents(results)
+
+
+def test_figures_as_pdf_on_request(results: ExperimentFiles, plan: Experiment, tmp_path: Path) -> None:
+    """With their text as text and TrueType fonts; the same bytes twice; and removed when they are no longer wanted."""
+    copy = copy_of(results, tmp_path)
+    with_pdf = plan.model_copy(update={"report": ReportConfig(formats=("pdf",))})
+    assert [formats_of(plan), formats_of(with_pdf)] == [["svg", "png"], ["svg", "png", "pdf"]]
+
+    def drawn() -> list[bytes]:
+        write_report(copy, with_pdf)
+        return [copy.figure(name, "pdf").read_bytes() for name in figures_of(plan)]
+
+    first = drawn()
+    assert first == drawn()
+    for content in first:
+        assert content.startswith(b"%PDF-") and content.rstrip().endswith(b"%%EOF")
+        assert b"/FontFile2" in content and b"/Type3" not in content and b"CreationDate" not in content
+    write_report(copy, plan)
+    assert not list(copy.figure("epochs", "pdf").parent.glob("*.pdf"))
 
 
 def files_of_figures(files: ExperimentFiles) -> set[str]:
@@ -285,7 +305,7 @@ def test_figures_without_data_are_left_out(tmp_path: Path) -> None:
     plan = experiment(tmp_path, runs=runs)
     files = reported(tmp_path / "results", plan, images=300, classes=100)
     assert not {"labels", "pairs"} & set(figures_of(plan))
-    assert files_of_figures(files) == {f"{name}.{ending}" for name in figures_of(plan) for ending in FORMATS}
+    assert files_of_figures(files) == {f"{name}.{ending}" for name in figures_of(plan) for ending in formats_of(plan)}
     text = files.report.read_text()
     assert text.count("<figure ") == len(figures_of(plan))
     assert "A dot per class" in text
@@ -298,7 +318,7 @@ def test_a_single_run_under_clean_alone(tmp_path: Path) -> None:
     text = files.report.read_text()
     assert "On clean images, <code>at</code> classifies correctly" in text
     assert figures_of(plan) == ["epochs", "strength", "classes"]
-    assert files_of_figures(files) == {f"{name}.{ending}" for name in figures_of(plan) for ending in FORMATS}
+    assert files_of_figures(files) == {f"{name}.{ending}" for name in figures_of(plan) for ending in formats_of(plan)}
     assert text.count("<figure ") == 3
     assert "Worst case" not in text
 
@@ -308,7 +328,7 @@ def test_figures_of_an_earlier_experiment_are_deleted(results: ExperimentFiles, 
     fewer = experiment(tmp_path, runs={"at": {"method": "at"}})
     assert copy.figure("transfer", "svg").exists()
     write_report(copy, fewer)
-    assert files_of_figures(copy) == {f"{name}.{ending}" for name in figures_of(fewer) for ending in FORMATS}
+    assert files_of_figures(copy) == {f"{name}.{ending}" for name in figures_of(fewer) for ending in formats_of(fewer)}
 
 
 def test_a_declared_figure_without_data_is_written_but_not_shown(
@@ -320,7 +340,7 @@ def test_a_declared_figure_without_data_is_written_but_not_shown(
     for file in copy.folder.rglob("*.examples.safetensors"):
         file.unlink()
     write_report(copy, plan)
-    assert all(copy.figure(name, ending).exists() for name in figures_of(plan) for ending in FORMATS)
+    assert all(copy.figure(name, ending).exists() for name in figures_of(plan) for ending in formats_of(plan))
     text = copy.report.read_text()
     assert text.count("<figure ") == len(figures_of(plan)) - 2
     assert 'alt="Transfer attacks' not in text and 'alt="Adversarial examples' not in text

@@ -113,7 +113,7 @@ class Results:
             with rc_context(plotting.STYLE):
                 drawn = function()
             if drawn:
-                plotting.save(drawn.figure, folder / f"{name}.svg", folder / f"{name}.png")
+                plotting.save(drawn.figure, [folder / f"{name}.svg", folder / f"{name}.png"])
                 (folder / f"{name}.svg").unlink()
                 shown[name] = f"![{FIGURES[name]}](images/{self.preset}/{name}.png)\n\n{drawn.caption}"
         return shown

@@ -27,6 +27,7 @@ from dynat.config.attacks import AttackConfig, SanityConfig
 from dynat.config.checkpoint import Checkpoint
 from dynat.config.dataset import DatasetConfig, ExtraImagesConfig, ThreatModel
 from dynat.config.preset_input import PresetInput
+from dynat.config.report import ReportConfig
 from dynat.config.run import Run
 from dynat.config.training import (
     AugmentationConfig,
@@ -43,7 +44,7 @@ MODELS: dict[str, type[BaseModel]] = {
     for model in (
         PresetInput, DatasetConfig, ExtraImagesConfig, ThreatModel, Run, InnerAttack, ScheduleConfig, OptimizerConfig,
         AugmentationConfig,
-        ValidationConfig, AWPConfig, Checkpoint, AttackConfig, SanityConfig, method_options.Gairat,
+        ValidationConfig, AWPConfig, Checkpoint, AttackConfig, SanityConfig, ReportConfig, method_options.Gairat,
         method_options.MailAt, method_options.MailTrades, method_options.Sat, method_options.AdaGat,
     )
 }  # fmt: skip

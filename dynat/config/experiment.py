@@ -12,6 +12,7 @@ from dynat.config.base import Seeds, Shards, Threads, nearest, shortened
 from dynat.config.checkpoint import Checkpoint
 from dynat.config.dataset import DatasetConfig, ThreatModel
 from dynat.config.names import AttackName, PresetName, RunName, refuse_false_name
+from dynat.config.report import ReportConfig
 from dynat.config.run import Run
 from dynat.config.shards import shard_count
 from dynat.config.specs import (
@@ -44,6 +45,7 @@ class Experiment(WithPlugins):
     """Rows by the title under which tables list them."""
     attacks: Annotated[dict[AttackName, AttackConfig], Field(min_length=1)]
     sanity: SanityConfig = SanityConfig()
+    report: ReportConfig = ReportConfig()
     threads: Threads = 1
     """CPU threads of one training or attack."""
     shards: Shards = Field(default=1, exclude=True)

@@ -12,6 +12,7 @@ from dynat.config.checkpoint import Checkpoint
 from dynat.config.dataset import DatasetConfig, ThreatModel
 from dynat.config.merging import Layer, LayerRows, merge
 from dynat.config.names import PresetName
+from dynat.config.report import ReportConfig
 from dynat.config.run import Run
 
 
@@ -98,6 +99,8 @@ class PresetInput(StrictModel):
     """The columns of the table by name, or a list that chooses among them; see [attacks](#attacks)."""
     sanity: Annotated[Section | None, Layer(SanityConfig)] = None
     """The sanity checks; see [sanity](#sanity)."""
+    report: Annotated[Section | None, Layer(ReportConfig)] = None
+    """The report; see [report](#report)."""
     threads: Threads | None = None
     """CPU threads of one training or attack; by default 1."""
     shards: Shards | None = None

@@ -20,6 +20,7 @@ from dynat.config.experiment import Experiment
 from dynat.config.merging import Layer, LayerRows, merge
 from dynat.config.names import attack_from_name, file_name
 from dynat.config.preset_input import PresetInput
+from dynat.config.report import ReportConfig
 from dynat.config.run import Run
 
 MAX_RATIO = 4
@@ -52,6 +53,7 @@ def resolve(name: str, preset: PresetInput, given: PresetInput) -> Experiment:
             "seeds": {key: _seeds(row, preset, given) for key, row in selected.items()} | dict.fromkeys(checkpoints, 0),
             "attacks": attacks,
             "sanity": checked(SanityConfig, merged.sanity or {}, "sanity."),
+            "report": checked(ReportConfig, merged.report or {}, "report."),
             "threads": merged.threads or 1,
             "shards": merged.shards or 1,
             "headline": _headline(preset, given, attacks),

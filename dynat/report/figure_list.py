@@ -12,8 +12,8 @@ from dynat.config import Experiment
 from dynat.report.label_pairs import beta_runs, label_pairs
 from dynat.report.selection import compared, not_compared
 
-FORMATS = ("svg", "png")
-"""Every figure is written in both."""
+FORMATS = ("svg", "png", "pdf")
+"""Every figure is written in the first two, and in the others that the experiment names."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,11 @@ FIGURES = {
     "classes": FigureInfo("Accuracy by class", folded=True),
     "gallery": FigureInfo("Adversarial examples", embedded="png", folded=True),
 }
+
+
+def formats_of(experiment: Experiment) -> list[str]:
+    """The formats in which every figure of an experiment is written."""
+    return [ending for ending in FORMATS if ending in ("svg", "png", *experiment.report.formats)]
 
 
 def figures_of(experiment: Experiment) -> list[str]:

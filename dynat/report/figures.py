@@ -15,7 +15,7 @@ from dynat.report import formatting, plotting
 from dynat.report.attack_strength import strength, transfer
 from dynat.report.balance import beta
 from dynat.report.curves import epochs, labels, small_curves
-from dynat.report.figure_list import FIGURES, FORMATS, figures_of
+from dynat.report.figure_list import FIGURES, FORMATS, figures_of, formats_of
 from dynat.report.gallery import gallery
 from dynat.report.pairs import pairs
 from dynat.report.plotting import INK, Drawn
@@ -56,15 +56,16 @@ def draw_all(
     captions = {}
     chosen = figures_of(experiment)
     for name, info in FIGURES.items():
-        svg, png = (files.figure(name, ending) for ending in FORMATS)
-        if name not in chosen:  # of an earlier experiment under this name
-            svg.unlink(missing_ok=True)
-            png.unlink(missing_ok=True)
+        wanted = formats_of(experiment) if name in chosen else []
+        for ending in FORMATS:  # of an earlier experiment under this name
+            if ending not in wanted:
+                files.figure(name, ending).unlink(missing_ok=True)
+        if not wanted:
             continue
         with rc_context(plotting.STYLE):
             drawn = draw[name]()
             figure = drawn.figure if drawn else plotting.without_data(info.title)
-        plotting.save(figure, svg, png)
+        plotting.save(figure, [files.figure(name, ending) for ending in wanted])
         if drawn:
             captions[name] = drawn.caption
     return captions

@@ -47,6 +47,7 @@ STYLE: dict[Any, Any] = {
     "font.size": 10,
     "grid.color": GRID,
     "lines.linewidth": 2.0,
+    "pdf.fonttype": 42,  # TrueType, which publishers ask for
     "svg.fonttype": "path",
     "svg.hashsalt": "dynat",
     "text.color": INK,
@@ -162,13 +163,26 @@ def key(figure: Figure, entries: Sequence[tuple[str, str]]) -> None:
         left += text.get_window_extent(renderer).width / figure.bbox.width + 0.02
 
 
-def save(figure: Figure, svg: Path, png: Path) -> None:
-    """The figure in both formats, without dates, versions or random names inside."""
-    nothing = {"Date": None, "Creator": None, "Type": None, "Format": None}
-    with rc_context(STYLE):
-        atomic_write(png, lambda path: figure.savefig(path, format="png", dpi=150, metadata={"Software": None}))
-        atomic_write(svg, lambda path: figure.savefig(path, format="svg", metadata=nothing))
-    atomic_text(svg, standalone(svg.read_text(encoding="utf-8")))
+METADATA: dict[str, dict[str, None]] = {
+    "svg": {"Date": None, "Creator": None, "Type": None, "Format": None},
+    "png": {"Software": None},
+    "pdf": {"CreationDate": None, "Creator": None, "Producer": None},
+}
+"""What each format would say about when and with which version it was written."""
+
+
+def save(figure: Figure, to: Iterable[Path]) -> None:
+    """The figure in the formats of these files, without dates, versions or random names inside."""
+    for file in to:
+        ending = file.suffix[1:]
+
+        def write(draft: Path, ending: str = ending) -> None:
+            figure.savefig(draft, format=ending, dpi=150, metadata=METADATA[ending])
+
+        with rc_context(STYLE):
+            atomic_write(file, write)
+        if ending == "svg":
+            atomic_text(file, standalone(file.read_text(encoding="utf-8")))
 
 
 def standalone(svg: str) -> str:

@@ -1,5 +1,5 @@
 # Tables, figures and report.html.
-from dynat.report.figure_list import figures_of
+from dynat.report.figure_list import figures_of, formats_of
 
 
 rule report:
@@ -29,7 +29,12 @@ rule report:
             captioned(FILES.figure(name, "svg"), "Figures", name)
             for name in figures_of(EXPERIMENT)
         ],
-        bitmaps=[FILES.figure(name, "png") for name in figures_of(EXPERIMENT)],
+        others=[
+            FILES.figure(name, ending)
+            for name in figures_of(EXPERIMENT)
+            for ending in formats_of(EXPERIMENT)
+            if ending != "svg"
+        ],
     log:
         f"logs/report/{PRESET}.log",
     localrule: True
