@@ -322,7 +322,7 @@ def test_a_network_that_cannot_be_folded_is_copied_unchanged(kind: Callable[[], 
 # --- compilation and recording --------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["small", "resnet18", "preact-resnet18", "wrn10-2"])
+@pytest.mark.parametrize("name", ["small", "resnet18", "preact-resnet18", "wrn10-2", "wrn10-1-swish"])
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_networks_compile_in_one_piece(name: str, precision: str) -> None:
     """Without the code generator: that the graph has no breaks is a matter of the network's Python."""
