@@ -12,6 +12,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from matplotlib.figure import Figure
 
 from dynat.config import Experiment
 from dynat.config.report import ReportConfig
@@ -20,6 +21,7 @@ from dynat.report import (
     formatting,
     latex,
     page,
+    plotting,
     read_all_metrics,
     tables,
     write_report,
@@ -468,3 +470,14 @@ def test_a_subset_without_a_class_is_a_warning_in_the_table(
     write_report(copy, plan)
     for file in (copy.table("main", "md"), copy.table("main", "tex"), copy.report):
         assert re.search(r"are of 1 of \d+ classes only", file.read_text()), file
+
+
+@pytest.mark.parametrize("limits", [(0.16, 0.36), (0.55, 0.57), (0, 1), (0.1, 0.9), (0.4999, 0.5001)])
+def test_the_percentages_at_an_axis_are_not_rounded(limits: tuple[float, float]) -> None:
+    figure = Figure()
+    axes = figure.subplots()
+    axes.set_ylim(*limits)
+    plotting.percent_axis(axes.yaxis)
+    figure.canvas.draw()
+    labels = [label.get_text() for label in axes.get_yticklabels()]
+    assert [float(label.rstrip("%")) / 100 for label in labels] == pytest.approx(list(axes.get_yticks()), abs=1e-9)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from matplotlib.axes import Axes
-from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
+from matplotlib.ticker import FixedLocator, NullLocator
 
 from dynat.config import Experiment
 from dynat.report import formatting, plotting
@@ -65,5 +65,4 @@ def _panel(panel: Axes, weights: Sequence[float], cells: Sequence[AttackMetrics]
     panel.xaxis.set_major_locator(FixedLocator(weights))
     panel.xaxis.set_minor_locator(NullLocator())
     panel.set_xticks(weights, [f"{weight:g}" for weight in weights])
-    panel.yaxis.set_major_locator(MaxNLocator(nbins=6, steps=[1, 2, 5, 10]))
     plotting.percent_axis(panel.yaxis)

@@ -12,7 +12,7 @@ import seaborn as sns
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter
+from matplotlib.ticker import AutoLocator
 
 from dynat.config import Checkpoint, Experiment, Run
 from dynat.report.selection import compared, not_compared
@@ -134,7 +134,10 @@ def room_below(names: Iterable[str]) -> float:
 
 
 def percent_axis(axis: Any) -> None:
-    axis.set_major_formatter(PercentFormatter(xmax=1, decimals=0))
+    """Ticks in percent, with all the digits that they have."""
+    axis.set_major_locator(AutoLocator())
+    axis.get_major_locator().set_params(steps=[1, 2, 5, 10])
+    axis.set_major_formatter(lambda value, _: f"{round(100 * value, 6):g}%")
 
 
 def matrix_axes(axes: Axes, *, slanted: bool) -> None:
