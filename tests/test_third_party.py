@@ -204,6 +204,11 @@ REFUSED: dict[str, tuple[Any, Normalization | None, str]] = {
         None,
         "contains two normalizations",
     ),
+    "of more values than memory holds": (
+        lambda w: {"mu": torch.zeros(1).expand(10**12), "sigma": torch.ones(3), **w},
+        None,
+        "mu and sigma are no normalization: they have more than 1000 values",
+    ),
     "half of one": (lambda w: {"mu": torch.tensor(MEAN), **w}, None, "unexpected: mu"),
     "of two channels": (lambda w: w, Normalization(mean=(0.5, 0.5), std=(0.2, 0.2)), "2 channels, and the images"),
 }

@@ -33,6 +33,8 @@ MOST_WRAPPERS = 8
 """How many of them may be inside each other."""
 UNUSED = ("sub_block1.", "AuxLogits.", "aux1.", "aux2.")
 """Prefixes of weights that no forward pass reads in evaluation in the code they come from."""
+MOST_CHANNELS = 1000
+"""Of images, and so of their normalization."""
 BUFFER_NAMES = (("mean", "std"), ("mu", "sigma"))
 """Names of the two buffers of a normalization."""
 
@@ -178,6 +180,8 @@ def _without_wrappers(tensors: Tensors, expected: Mapping[str, Tensor], path: Pa
         raise UserError(f"{path}: contains two normalizations ({pairs[0][0]} and {pairs[1][0]})")
     mean, std = pairs[0]
     rest = {name: value for name, value in tensors.items() if name not in pairs[0]}
+    if max(tensors[mean].numel(), tensors[std].numel()) > MOST_CHANNELS:  # a small file can hold a tensor of any shape
+        raise UserError(f"{path}: {mean} and {std} are no normalization: they have more than {MOST_CHANNELS} values")
     try:
         normalization = Normalization.model_validate(
             {"mean": tensors[mean].double().flatten().tolist(), "std": tensors[std].double().flatten().tolist()}

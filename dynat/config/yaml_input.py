@@ -6,6 +6,7 @@ bounded; and aliases (`*name`) are few and not nested, since otherwise a few lin
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -61,6 +62,21 @@ class _Loader(yaml.SafeLoader):
             if isinstance(key, str | int | float):
                 seen.add(key)
         return super().construct_mapping(node, deep=deep)
+
+    def construct_decimal(self, node: yaml.ScalarNode) -> Any:
+        """YAML reads `010` as 8 and `1:30` as 90; Snakemake's --config does not."""
+        if re.match(r"[-+]?0[0-9_]|.*:", node.value):
+            raise yaml.MarkedYAMLError(
+                problem=f"'{shortened(node.value)}' is no decimal number to YAML but one in base 8 or 60: no zeros "
+                "before it and no ':', or quotes around a text",
+                problem_mark=node.start_mark,
+            )
+        construct = {"int": self.construct_yaml_int, "float": self.construct_yaml_float}
+        return construct[node.tag.rpartition(":")[2]](node)
+
+
+for _kind in ("int", "float"):
+    _Loader.add_constructor(f"tag:yaml.org,2002:{_kind}", _Loader.construct_decimal)
 
 
 def parse_yaml(text: str) -> Any:
