@@ -35,9 +35,9 @@ FALSE_NAMES: list[tuple[str, dict[str, Any], str]] = [
     ("square-500", {"steps": 50}, "says 500 steps, and it has 50"),
     ("apgd-ce", {"kind": "apgd-t"}, "says apgd-ce"),
     ("cw-l2", {"kind": "cw"}, "says cw-l2"),
-    ("apgd", {"kind": "pgd"}, "says apgd-ce or apgd-t"),
-    ("Auto-PGD-100", {"kind": "pgd", "steps": 100}, "says apgd-ce or apgd-t"),
-    ("fab", {"kind": "pgd"}, "says fab-t"),
+    ("apgd", {"kind": "pgd"}, "says apgd-ce or apgd-dlr or apgd-t"),
+    ("Auto-PGD-100", {"kind": "pgd", "steps": 100}, "says apgd-ce or apgd-dlr or apgd-t"),
+    ("fab", {"kind": "pgd"}, "says fab"),
 ]
 
 
@@ -57,6 +57,7 @@ def test_an_attack_whose_name_is_false_is_refused(name: str, row: dict[str, Any]
         ("cw-l2-1000", "cw-l2", 1000),
         ("strong", "pgd", 7),
         ("apgd-targeted", "apgd-t", None),
+        ("fab", "fab", None),
         ("clean", "clean", None),
     ],
 )

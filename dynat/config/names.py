@@ -23,9 +23,8 @@ RESERVED = {
 SYNONYMS = {
     "aa": ("autoattack",),
     "auto-attack": ("autoattack",),
-    "apgd": ("apgd-ce", "apgd-t"),
-    "auto-pgd": ("apgd-ce", "apgd-t"),
-    "fab": ("fab-t",),
+    "apgd": ("apgd-ce", "apgd-dlr", "apgd-t"),
+    "auto-pgd": ("apgd-ce", "apgd-dlr", "apgd-t"),
 }
 """Other names of attacks, and the kinds that each can mean."""
 
