@@ -57,6 +57,12 @@ def training_sources(method: str) -> list[Path]:
     return [*shared, *_built_on(_module_file(registry.METHODS[method].where), known=shared, package="methods")]
 
 
+def corruption_sources() -> list[Path]:
+    """The files on which the accuracy on corrupted images depends."""
+    data = ("data/corruptions.py", "data/corruption_archive.py")
+    return _files((*_EVALUATION, *data, "jobs/evaluation.py", "jobs/corruptions.py"))
+
+
 def import_sources() -> list[Path]:
     """The files on which the import of a third-party checkpoint depends."""
     return _files(("nn", "models", "checkpoints", "jobs/import_checkpoint.py"))

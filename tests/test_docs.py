@@ -12,7 +12,7 @@ from pydantic import BaseModel
 
 from dynat.config import load, registry
 from dynat.report.figure_list import figures_of, formats_of
-from dynat.results import records, sanity, transfer
+from dynat.results import corruptions, records, sanity, transfer
 from dynat.results.paths import Paths
 from tests import tiny
 from tests.test_trainer import trained
@@ -148,6 +148,7 @@ def test_result_files_are_described_as_they_are() -> None:
         "history": [*history, "guide_clean", "seconds"],
         "sanity": list(sanity.COLUMNS),
         "transfer": list(transfer.COLUMNS),
+        "corruptions": list(corruptions.COLUMNS),
         "RunMetrics": own_fields(records.RunMetrics, records.Record),
         "WorstCase": own_fields(records.WorstCase),
         "AttackMetrics": own_fields(records.AttackMetrics, records.Summary),

@@ -25,6 +25,7 @@ from pydantic.fields import FieldInfo
 from dynat.config import method_options, registry, renamed
 from dynat.config.attacks import AttackConfig, SanityConfig
 from dynat.config.checkpoint import Checkpoint
+from dynat.config.corruptions import CorruptionsConfig
 from dynat.config.dataset import DatasetConfig, ExtraImagesConfig, ThreatModel
 from dynat.config.preset_input import PresetInput
 from dynat.config.report import ReportConfig
@@ -43,7 +44,7 @@ MODELS: dict[str, type[BaseModel]] = {
     model.__name__: model
     for model in (
         PresetInput, DatasetConfig, ExtraImagesConfig, ThreatModel, Run, InnerAttack, ScheduleConfig, OptimizerConfig,
-        AugmentationConfig,
+        AugmentationConfig, CorruptionsConfig,
         ValidationConfig, AWPConfig, Checkpoint, AttackConfig, SanityConfig, ReportConfig, method_options.Gairat,
         method_options.MailAt, method_options.MailTrades, method_options.Sat, method_options.AdaGat,
     )

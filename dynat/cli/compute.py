@@ -121,6 +121,23 @@ def sanity(
 
 
 @app.command(rich_help_panel=COMPUTE)
+def corruptions(
+    run: RowName = None,
+    params: Params = PARAMS,
+    set_: Set = None,
+    device: Device = "auto",
+    threads: Threads = None,
+    data: Data = DATA,
+    results: Results = RESULTS_FOLDER,
+    state: State = STATE,
+) -> None:
+    """Evaluate a run on corrupted test images: noise, blur, weather, digital (section corruptions of the config)."""
+    experiment = read_experiment(params, set_)
+    spec = experiment.corrupted(named(run, experiment.rows, "run"))
+    job.run_corruptions(spec, _settings(Paths(data, results, state), device, threads or experiment.threads))
+
+
+@app.command(rich_help_panel=COMPUTE)
 def transfer(
     params: Params = PARAMS,
     set_: Set = None,

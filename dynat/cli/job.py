@@ -27,6 +27,7 @@ from dynat.cli.app import (
 )
 from dynat.config import (
     ConfigError,
+    CorruptionsSpec,
     DatasetConfig,
     EvaluationSpec,
     Experiment,
@@ -121,6 +122,15 @@ def run_sanity(spec: SanitySpec, settings: JobSettings) -> None:
     sanity.run_sanity_checks(spec, paths=settings.paths, device=settings.device, say=say)
 
 
+def run_corruptions(spec: CorruptionsSpec, settings: JobSettings) -> None:
+    with quick_imports():
+        from dynat.jobs import corruptions
+        from dynat.runtime.device import use_threads
+
+    use_threads(settings.threads)
+    corruptions.run_corruptions(spec, paths=settings.paths, device=settings.device, say=say)
+
+
 def run_transfer(spec: TransferSpec, settings: JobSettings) -> None:
     with quick_imports():
         from dynat.jobs import transfer
@@ -157,6 +167,7 @@ JOBS: dict[str, tuple[type[BaseModel], Callable[[Any, JobSettings], None]]] = {
     "import": (ImportSpec, run_import),
     "attack": (EvaluationSpec, run_evaluation),
     "sanity": (SanitySpec, run_sanity),
+    "corruptions": (CorruptionsSpec, run_corruptions),
     "transfer": (TransferSpec, run_transfer),
     "curves": (Experiment, run_curves),
     "accuracy": (Experiment, run_accuracy),

@@ -8,14 +8,16 @@ from pydantic import Field, model_validator
 
 from dynat.config import registry
 from dynat.config.attacks import AttackConfig, SanityConfig
-from dynat.config.base import Seeds, Shards, Threads, nearest, shortened
+from dynat.config.base import ConfigError, Seeds, Shards, Threads, WrittenIfSet, nearest, shortened
 from dynat.config.checkpoint import Checkpoint
+from dynat.config.corruptions import CorruptionsConfig
 from dynat.config.dataset import DatasetConfig, ThreatModel
 from dynat.config.names import AttackName, PresetName, RunName, refuse_false_name
 from dynat.config.report import ReportConfig
 from dynat.config.run import Run
 from dynat.config.shards import shard_count
 from dynat.config.specs import (
+    CorruptionsSpec,
     EvaluationSpec,
     ExtraSpec,
     ImportSpec,
@@ -46,6 +48,7 @@ class Experiment(WithPlugins):
     attacks: Annotated[dict[AttackName, AttackConfig], Field(min_length=1)]
     sanity: SanityConfig = SanityConfig()
     report: ReportConfig = ReportConfig()
+    corruptions: Annotated[CorruptionsConfig | None, WrittenIfSet()] = None
     threads: Threads = 1
     """CPU threads of one training or attack."""
     shards: Shards = Field(default=1, exclude=True)
@@ -61,6 +64,11 @@ class Experiment(WithPlugins):
             raise ValueError(
                 f"headline: unknown attack '{shortened(self.headline)}': {nearest(self.headline, self.attacks)}"
             )
+        if self.corruptions is not None:
+            if problem := self.corruptions.problem(self.dataset.classes is not None):
+                raise ValueError(f"corruptions.{problem}")
+            if self.corruptions.reference is not None:
+                registry.known("run", self.corruptions.reference, self.rows)
         for name, attack in self.attacks.items():
             try:
                 refuse_false_name(name, attack.kind, attack.steps)
@@ -140,6 +148,19 @@ class Experiment(WithPlugins):
             data=self.dataset.name,
             seeds=self.seeds[name],
             attacks=self.sanity.attacks(self.threat),
+        )
+
+    def corrupted(self, name: str) -> CorruptionsSpec:
+        """What the evaluation of a row on corrupted images reads."""
+        if self.corruptions is None:
+            raise ConfigError("corruptions: this experiment has none; switch them on with corruptions: {}")
+        return CorruptionsSpec(
+            plugins=self.plugins,
+            preset=self.preset,
+            name=registry.known("run", name, self.rows),
+            data=self.dataset.name,
+            seeds=self.seeds[name],
+            corruptions=self.corruptions.model_copy(update={"reference": None}),  # only the report reads it
         )
 
     def transfer(self) -> TransferSpec:

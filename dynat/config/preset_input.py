@@ -9,6 +9,7 @@ from pydantic import BeforeValidator, PlainValidator
 from dynat.config.attacks import AttackConfig, SanityConfig
 from dynat.config.base import NotNegative, Seeds, Shards, StrictModel, Threads, shortened
 from dynat.config.checkpoint import Checkpoint
+from dynat.config.corruptions import CorruptionsConfig
 from dynat.config.dataset import DatasetConfig, ThreatModel
 from dynat.config.merging import Layer, LayerRows, merge
 from dynat.config.names import PresetName
@@ -97,6 +98,9 @@ class PresetInput(StrictModel):
     """Third-party checkpoints as rows of the table by name; see [checkpoints](#checkpoints)."""
     attacks: Annotated[Attacks | None, LayerRows(AttackConfig)] = None
     """The columns of the table by name, or a list that chooses among them; see [attacks](#attacks)."""
+    corruptions: Annotated[Section | None, Layer(CorruptionsConfig)] = None
+    """Corrupted test images, as an evaluation of every row; see [corruptions](#corruptions). Off by default; `{}`
+    switches it on with its defaults."""
     sanity: Annotated[Section | None, Layer(SanityConfig)] = None
     """The sanity checks; see [sanity](#sanity)."""
     report: Annotated[Section | None, Layer(ReportConfig)] = None

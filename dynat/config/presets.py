@@ -54,6 +54,8 @@ def load(
     files = {f"checkpoints.{row}.file": checkpoint.file for row, checkpoint in experiment.checkpoints.items()}
     if experiment.dataset.extra is not None:
         files["dataset.extra.path"] = experiment.dataset.extra.path
+    if experiment.corruptions is not None and experiment.corruptions.path is not None:
+        files["corruptions.path"] = experiment.corruptions.path
     for key, file in files.items():
         if set("{}") & set(file):
             raise ConfigError(f"{key}: {file}: Snakemake reads braces as a wildcard: rename it")

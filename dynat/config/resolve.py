@@ -15,6 +15,7 @@ from dynat.config import registry
 from dynat.config.attacks import AttackConfig, SanityConfig
 from dynat.config.base import ConfigError, nearest, problems, shortened
 from dynat.config.checkpoint import Checkpoint
+from dynat.config.corruptions import CorruptionsConfig
 from dynat.config.dataset import DatasetConfig, ExtraImagesConfig, ExtraUse, ThreatModel
 from dynat.config.experiment import Experiment
 from dynat.config.merging import Layer, LayerRows, merge
@@ -52,6 +53,9 @@ def resolve(name: str, preset: PresetInput, given: PresetInput) -> Experiment:
             "groups": _groups(merged.groups or {}, [*runs, *checkpoints], [*selected, *checkpoints]),
             "seeds": {key: _seeds(row, preset, given) for key, row in selected.items()} | dict.fromkeys(checkpoints, 0),
             "attacks": attacks,
+            "corruptions": None
+            if merged.corruptions is None
+            else checked(CorruptionsConfig, merged.corruptions, "corruptions."),
             "sanity": checked(SanityConfig, merged.sanity or {}, "sanity."),
             "report": checked(ReportConfig, merged.report or {}, "report."),
             "threads": merged.threads or 1,

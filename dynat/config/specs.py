@@ -10,6 +10,7 @@ from dynat.config import registry
 from dynat.config.attacks import AttackConfig
 from dynat.config.base import Seed, Seeds, StrictModel, WrittenIfSet
 from dynat.config.checkpoint import Checkpoint
+from dynat.config.corruptions import CorruptionsConfig
 from dynat.config.dataset import DatasetName, ExtraImagesConfig, ThreatModel
 from dynat.config.names import AttackName, PresetName, RunName, refuse_false_name
 from dynat.config.run import Run
@@ -88,6 +89,15 @@ class SanitySpec(JobSpec):
     """The name of the row."""
     seeds: Seeds
     attacks: dict[str, AttackConfig]
+
+
+class CorruptionsSpec(JobSpec):
+    """All that the evaluation of a row on corrupted images reads."""
+
+    name: RunName
+    """The name of the row."""
+    seeds: Seeds
+    corruptions: CorruptionsConfig
 
 
 class TransferSpec(JobSpec):

@@ -18,7 +18,7 @@ TAIL_BYTES = 16_384
 """How much of a log's end is read."""
 TITLED = ("training", "training_with_guide", "attack", "attack_shard")
 """Rules whose wildcards say enough."""
-LONG = (*TITLED, "sanity", "transfer")
+LONG = (*TITLED, "sanity", "corruptions", "transfer")
 """Rules whose jobs take most of the time."""
 RULES = {"import_checkpoint": "import"}
 """What a rule is called, where that is not its name."""

@@ -38,6 +38,7 @@ def check_before_jobs(experiment: Experiment, paths: Paths, records: Path = RECO
     check_prepared_data(paths.dataset(experiment.dataset.name))
     check_checkpoint_files(experiment)
     check_extra_images(experiment, paths)
+    check_corruption_archive(experiment)
     if any(run.tensorboard for run in experiment.runs.values()):
         require_tensorboard()
     refuse_unrecorded_results(experiment, paths, records)
@@ -70,6 +71,15 @@ def check_extra_images(experiment: Experiment, paths: Paths) -> None:
         info = prepared.read_extra(folder)
         for name, run in experiment.runs.items():
             refuse_unlabeled(info, name, run)
+
+
+def check_corruption_archive(experiment: Experiment) -> None:
+    """Refuse an archive of corrupted images of which a file is missing."""
+    settings = experiment.corruptions
+    if settings is None or settings.path is None:
+        return
+    for name in ("labels", *settings.chosen):
+        check_readable(Path(settings.path).expanduser() / f"{name}.npy", "file of corrupted images (corruptions.path)")
 
 
 def unlink_records(records: Path = RECORDS) -> int:

@@ -3,6 +3,7 @@
     comparisons.py   run against run, paired            label_pairs.py   runs that differ in labels, or in a field
     tables.py, ablations.py                             what a table holds; CSV and Markdown
     latex.py         the main table in LaTeX            run_table.py     one run by itself
+    corruptions.py   accuracy on corrupted images
     figure_list.py   the one list of figures            figures.py       drawing them, with attack_strength.py,
     plotting.py      style shared by all figures                         pairs.py, balance.py, gallery.py
     page.py          report.html                        model_card.py    the card of an exported run
@@ -30,7 +31,7 @@ __all__ = ["read_all_metrics", "write_report"]
 
 def write_report(files: ExperimentFiles, experiment: Experiment) -> None:
     """Write the tables, figures and report.html of an experiment."""
-    from dynat.report import ablations, comparisons, figures, latex, page, tables
+    from dynat.report import ablations, comparisons, corruptions, figures, latex, page, tables
 
     metrics = read_all_metrics(files, experiment)
     compared = comparisons.compare(files, metrics, tables.columns(experiment, metrics))
@@ -41,6 +42,10 @@ def write_report(files: ExperimentFiles, experiment: Experiment) -> None:
     ablated = ablations.ablations(files, experiment, metrics)
     atomic_text(files.table("ablations", "md"), ablations.to_markdown(ablated, table))
     atomic_text(files.table("ablations", "csv"), ablations.to_csv(ablated))
+    if experiment.corruptions is not None:
+        corrupted = corruptions.read_all(files, experiment)
+        atomic_text(files.table("corruptions", "md"), corruptions.to_markdown(corrupted, experiment))
+        atomic_text(files.table("corruptions", "csv"), corruptions.to_csv(corrupted))
     captions = figures.draw_all(files, experiment, metrics, _histories(files, experiment, metrics))
     atomic_text(files.report, page.render(files, experiment, metrics, table, captions))
 

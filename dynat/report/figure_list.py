@@ -35,6 +35,7 @@ FIGURES = {
     "beta": FigureInfo("Accuracy against beta"),
     "strength": FigureInfo("Accuracy against the strength of the attack", folded=True),
     "transfer": FigureInfo("Transfer attacks", folded=True),
+    "corruptions": FigureInfo("Accuracy under common corruptions"),
     "classes": FigureInfo("Accuracy by class", folded=True),
     "gallery": FigureInfo("Adversarial examples", embedded="png", folded=True),
 }
@@ -59,6 +60,7 @@ def figures_of(experiment: Experiment) -> list[str]:
         "beta": bool(beta_runs(experiment)),
         "strength": True,
         "transfer": len(experiment.rows) > 1,
+        "corruptions": experiment.corruptions is not None,
         "classes": True,
         "gallery": any(attack.kind != "clean" and attack.eps != 0 for attack in attacks.values()),
     }

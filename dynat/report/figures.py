@@ -11,7 +11,7 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 from dynat.config import Experiment
-from dynat.report import formatting, plotting
+from dynat.report import corruptions, formatting, plotting
 from dynat.report.attack_strength import strength, transfer
 from dynat.report.balance import beta
 from dynat.report.curves import epochs, labels, small_curves
@@ -50,6 +50,7 @@ def draw_all(
         "beta": lambda: beta(experiment, metrics),
         "strength": lambda: strength(experiment, metrics, runs),
         "transfer": lambda: transfer(files, experiment, metrics, runs),
+        "corruptions": lambda: corruptions.figure(experiment, corruptions.read_all(files, experiment), runs),
         "classes": lambda: classes(experiment, metrics, runs),
         "gallery": lambda: gallery(files, experiment, metrics),
     }

@@ -74,6 +74,15 @@ class RunFiles:
         return self.folder / "sanity.json"
 
     @property
+    def corruptions(self) -> Path:
+        """Counts on corrupted images: a row per seed, corruption and severity."""
+        return self.folder / "corruptions.csv"
+
+    @property
+    def corruptions_record(self) -> Path:
+        return self.folder / "corruptions.json"
+
+    @property
     def metrics(self) -> Path:
         return self.folder / "metrics.json"
 
@@ -97,7 +106,7 @@ class ExperimentFiles:
         return self.folder / "transfer.json"
 
     def table(self, name: str, ending: str) -> Path:
-        """`main` as csv, md and tex; `ablations` as csv and md."""
+        """`main` as csv, md and tex; `ablations` and `corruptions` as csv and md."""
         return self.folder / "tables" / f"{name}.{ending}"
 
     def figure(self, name: str, ending: str) -> Path:
@@ -177,6 +186,9 @@ class Paths:
 
     def training_state(self, digest: str) -> Path:
         return self.state / "trainings" / digest
+
+    def corruptions_state(self, digest: str) -> Path:
+        return self.state / "corruptions" / digest
 
     def evaluation_state(self, digest: str) -> Path:
         return self.state / "evaluations" / digest

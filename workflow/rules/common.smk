@@ -67,6 +67,15 @@ def shards(wildcards):
     ]
 
 
+def corruption_files():
+    """The files of the archive of corrupted images, if the experiment names one."""
+    settings = EXPERIMENT.corruptions
+    if settings is None or settings.path is None:
+        return []
+    folder = Path(settings.path).expanduser()
+    return [str(folder / f"{name}.npy") for name in ("labels", *settings.chosen)]
+
+
 def captioned(file, category, caption):
     """A file as `snakemake --report` shows it, with the text of workflow/report/<caption>.rst."""
     return report(str(file), category=category, caption=f"../report/{caption}.rst")

@@ -67,6 +67,32 @@ rule sanity:
         "dynat job sanity --spec {params.spec:q} --threads {threads} > {log:q} 2>&1"
 
 
+# Every run on corrupted test images, if the experiment has the section `corruptions`.
+CORRUPTED = list(EXPERIMENT.rows) if EXPERIMENT.corruptions else []
+
+
+rule corruptions:
+    input:
+        rules.data.output,
+        lambda wildcards: weights(wildcards.run),
+        archive=corruption_files(),
+        src=relative(provenance.corruption_sources()),
+    output:
+        RUN.corruptions,
+        RUN.corruptions_record,
+    log:
+        f"logs/attack/{PRESET}/{{run}}-corruptions.log",
+    wildcard_constraints:
+        run=one_of(CORRUPTED),
+    threads: EXPERIMENT.threads
+    resources:
+        gpu=GPU,
+    params:
+        spec=lambda wildcards: EXPERIMENT.corrupted(wildcards.run).model_dump_json(),
+    shell:
+        "dynat job corruptions --spec {params.spec:q} --threads {threads} > {log:q} 2>&1"
+
+
 # Every run evaluated on the adversarial images that were made against every other run.
 rule transfer:
     input:
@@ -149,4 +175,5 @@ rule evaluate:
         expand(rules.metrics.output, run=EXPERIMENT.rows),
         rules.accuracy.output,
         rules.transfer.output,
+        expand(rules.corruptions.output, run=CORRUPTED),
     localrule: True

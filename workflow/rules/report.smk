@@ -25,6 +25,16 @@ rule report:
             FILES.table("main", "tex"),
             FILES.table("ablations", "md"),
         ],
+        corruptions=(
+            [
+                captioned(
+                    FILES.table("corruptions", "csv"), "Tables", "corruptions_table"
+                ),
+                FILES.table("corruptions", "md"),
+            ]
+            if EXPERIMENT.corruptions
+            else []
+        ),
         figures=[
             captioned(FILES.figure(name, "svg"), "Figures", name)
             for name in figures_of(EXPERIMENT)
