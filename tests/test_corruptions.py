@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from matplotlib import rc_context
 from numpy.typing import NDArray
 from PIL import Image
 from scipy import ndimage
@@ -25,11 +26,13 @@ from dynat.jobs import corruptions as job
 from dynat.jobs import preflight
 from dynat.jobs.training import run_training
 from dynat.report import corruptions as report
+from dynat.report import plotting
 from dynat.results.corruptions import CorruptionsRecord, read_corruptions, write_corruptions
 from dynat.results.paths import ExperimentFiles, Paths
 from dynat.runtime.errors import UserError
 from tests import tiny
 from tests.helpers import Killed
+from tests.test_large_report import assert_no_text_covers_another
 
 Bytes = NDArray[np.uint8]
 Pixels = NDArray[Any]
@@ -399,6 +402,18 @@ def test_the_csv_is_not_rounded_and_the_figure_names_every_corruption(tmp_path: 
     shown = [text.get_text() for axes in drawn.figure.axes for text in axes.get_yticklabels()]
     assert "contrast" in shown and "pixelate" in shown and "n = 100" in str(drawn.figure.texts)
     assert report.figure(experiment, accuracies, []) is None
+
+
+def test_no_text_of_the_figure_covers_another(tmp_path: Path) -> None:
+    files, experiment = results(tmp_path)
+    found = report.read_all(files, experiment)["at"]
+    names = [f"a-run-with-quite-a-long-name-{number}" for number in range(12)]
+    many = experiment.model_copy(update={"runs": dict.fromkeys(names, experiment.runs["at"])})
+    for shown in (names, names[:1]):
+        with rc_context(plotting.STYLE):
+            drawn = report.figure(many, dict.fromkeys(names, found), shown)
+        assert drawn is not None
+        assert_no_text_covers_another(drawn.figure, "corruptions")
 
 
 def test_counts_that_were_changed_are_refused(tmp_path: Path) -> None:

@@ -96,6 +96,13 @@ def test_extra_images_are_checked_for_the_runs_that_use_them(fresh: Project) -> 
     assert code != 0 and "dynat: more.npz: no such file of extra images" in output
 
 
+def test_corrupted_images_are_evaluated_where_the_config_says_so(fresh: Project) -> None:
+    jobs = fresh.would_run("evaluate", "--config", "corruptions={kinds: [contrast]}")
+    assert jobs["corruptions", "at"] == jobs["corruptions", "dynat"] == 1
+    code, output = fresh.snakemake("-n", "all", "--config", "corruptions={path: CIFAR-10-C}")
+    assert code != 0 and "dynat: CIFAR-10-C/labels.npy: no such file of corrupted images" in output
+
+
 @pytest.mark.slow
 def test_what_trains_again_after_a_change_of_extra_images(fresh: Project) -> None:
     file = with_extra_images(fresh)

@@ -12,6 +12,8 @@ from dynat.results.corruptions import CorruptionAccuracy, read_corruptions
 from dynat.results.csv_files import csv_text
 from dynat.results.paths import ExperimentFiles
 
+LINE = 0.2
+"""Inches from one name to the next in the figure."""
 Accuracies = Mapping[str, CorruptionAccuracy]
 """By row."""
 
@@ -82,12 +84,16 @@ def figure(experiment: Experiment, accuracies: Accuracies, runs: Sequence[str]) 
         return None
     first = next(iter(shown.values()))
     kinds, color = list(first.by_corruption), plotting.colors_of(experiment)
-    height = max(4.0, 1.9 + 0.24 * len(kinds))
+    height = max(4.0, 1.9 + 0.24 * len(kinds), 1.4 + LINE * len(shown))
     title = "Accuracy under common corruptions"
     images = f"n = {first.record.images:,} test images per corruption and severity"
     canvas, (left, right) = plotting.canvas(height, title, images, columns=2)
-    canvas.subplots_adjust(wspace=0.62)
-    plotting.key(canvas, [(run, color[run]) for run in shown])
+    names = plotting.names_of(experiment)
+    beside = plotting.room(names[run] for run in shown)
+    canvas.subplots_adjust(right=0.985 - beside, wspace=0.3 + 0.32 / (1 - beside))
+    for place, run in enumerate(shown):
+        line = 1 - (1.05 + LINE * place) / height
+        canvas.text(1 - beside, line, f"● {names[run]}", size=9, weight="bold", color=color[run], va="top")
     for run, found in shown.items():
         left.plot(list(found.by_severity), list(found.by_severity.values()), "o-", ms=5, color=color[run])
         right.plot(list(found.by_corruption.values()), range(len(kinds)), "o", ms=6, color=color[run], alpha=0.85)
