@@ -50,6 +50,9 @@ RUNS: dict[str, Run] = {
     "gairat": tiny.run(method="gairat", options={"burn_in": 0.0}),
     "extra": tiny.dynat(extra={"ratio": 0.5, "labels": "guide"}),
     "mail": tiny.run(method="mail-at", options={"burn_in": 0.0}),
+    "adamw": tiny.dynat(
+        optimizer={"name": "adamw", "max_grad_norm": 0.5}, schedule={"lr": 0.02}, label_smoothing=0.2, ema=0.9
+    ),
 }
 
 

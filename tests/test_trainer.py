@@ -19,10 +19,11 @@ from dynat.nn.folded import FoldedModel
 from dynat.nn.mixed_precision import MixedPrecision, mixed_precision
 from dynat.runtime.progress import Progress
 from dynat.training import Diverged, Trained, TrainingState, train, trainer
+from dynat.training.batches import epoch_batches
 from dynat.training.networks import Weights, build_networks, weights_of
 from dynat.training.schedule import learning_rate
 from dynat.training.step import training_step
-from dynat.training.trainer import Row, Trainer, epoch_batches
+from dynat.training.trainer import Row, Trainer
 from tests import tiny
 from tests.helpers import Killed
 
@@ -73,6 +74,21 @@ RUNS: dict[str, Run] = {
     "trades-one-cycle": tiny.run(method="trades", consistency=6.0, schedule={"shape": "one-cycle"}),
     "natural": tiny.run(method="natural", validation={"select": "clean", "steps": 2}),
     "dynat-bfloat16": tiny.dynat(epochs=2, precision="bfloat16"),
+    "dynat-swa-adamw": tiny.dynat(
+        epochs=4,
+        swa={"start": 0.4, "bn_batches": 2},
+        optimizer={"name": "adamw", "max_grad_norm": 1.0},
+        schedule={"shape": "cosine", "lr": 0.003, "warm_up": 0.25},
+        label_smoothing=0.1,
+        awp={"warm_up": 0.0},
+        validation={"steps": 2, "every": 2},
+    ),
+    "trades-mixed-swa": tiny.run(
+        method="trades",
+        consistency=6.0,
+        augmentation={"padding": 1, "cutmix": 1.0, "mixup": 0.3},
+        swa={"start": 0.0, "bn_batches": 3},
+    ),
 }
 
 

@@ -27,6 +27,7 @@ from dynat.config.attacks import AttackConfig, SanityConfig
 from dynat.config.checkpoint import Checkpoint
 from dynat.config.corruptions import CorruptionsConfig
 from dynat.config.dataset import DatasetConfig, ExtraImagesConfig, ThreatModel
+from dynat.config.init import InitConfig, WeightSource
 from dynat.config.preset_input import PresetInput
 from dynat.config.report import ReportConfig
 from dynat.config.run import Run
@@ -36,6 +37,7 @@ from dynat.config.training import (
     InnerAttack,
     OptimizerConfig,
     ScheduleConfig,
+    SWAConfig,
     ValidationConfig,
 )
 
@@ -45,7 +47,8 @@ MODELS: dict[str, type[BaseModel]] = {
     for model in (
         PresetInput, DatasetConfig, ExtraImagesConfig, ThreatModel, Run, InnerAttack, ScheduleConfig, OptimizerConfig,
         AugmentationConfig, CorruptionsConfig,
-        ValidationConfig, AWPConfig, Checkpoint, AttackConfig, SanityConfig, ReportConfig, method_options.Gairat,
+        ValidationConfig, AWPConfig, SWAConfig, InitConfig, WeightSource, Checkpoint, AttackConfig, SanityConfig,
+        ReportConfig, method_options.Gairat,
         method_options.MailAt, method_options.MailTrades, method_options.Sat, method_options.AdaGat,
     )
 }  # fmt: skip

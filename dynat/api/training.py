@@ -18,8 +18,9 @@ from dynat.config.resolve import checked, resolve_run
 from dynat.data import Dataset, LabeledImages, split
 from dynat.jobs.evaluation import load_target
 from dynat.jobs.import_checkpoint import load_checkpoint
+from dynat.jobs.initial_weights import read_initial_weights
 from dynat.nn.numerics import restored_numerics, set_training_numerics
-from dynat.results.paths import SeedFiles, SingleRunPaths
+from dynat.results.paths import Paths, SeedFiles, SingleRunPaths
 from dynat.runtime.device import choose_device
 from dynat.runtime.errors import UserError
 from dynat.runtime.progress import Progress
@@ -59,17 +60,28 @@ def train(
     run = resolve_run("recipe", dict(recipe), PresetInput(), threat)
     if run.gpus > 1:
         raise UserError("gpus: this function trains on one device; `dynat train` can use several")
+    if run.init is not None and any(source.run for source in run.init.sources.values()):
+        raise UserError("init: this function knows no other runs: give {file: PATH}, or set no init")
     dataset = _dataset(labeled(images, labels), validation)
+    init = read_initial_weights(run, "", seed, Paths(), dataset)
     kept = None
     if state is not None:
+        sums = [start.sha256 for start in init.values()]
         code = provenance.code_digest(provenance.training_sources(run.method))
         packages = models.package_versions(run.target, run.guide)
-        parts = (run, threat, dataset.digest, seed, code, torch.__version__, *packages.values())
+        parts = (run, threat, dataset.digest, seed, code, torch.__version__, *packages.values(), *sums)
         kept = training.TrainingState(Path(state) / digest(*parts))
     with restored_numerics(), Progress("training", run.epochs, hidden=not progress) as shown:
         set_training_numerics(run.precision)
         trained = training.train(
-            run, threat, dataset, seed=seed, device=choose_device(device), state=kept, progress=shown
+            run,
+            threat,
+            dataset,
+            seed=seed,
+            device=choose_device(device),
+            init={network: start.weights for network, start in init.items()},
+            state=kept,
+            progress=shown,
         )
     target = _network(run.target, trained.target, dataset)
     guide = None

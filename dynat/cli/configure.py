@@ -59,6 +59,16 @@ def _run(run: Run, threat: ThreatModel) -> str:
     parts += ["no clean forward"] if run.guide and not run.clean_forward and run.method in ("at", "lbgat") else []
     parts += ["clean forward"] if run.clean_forward and not run.guide else []
     parts += [f"AWP gamma {run.awp.gamma:g}"] if run.awp else []
+    parts += [f"{run.optimizer.name}"] if run.optimizer.name != "sgd" else []
+    parts += [f"{run.schedule.shape} schedule"] if run.schedule.shape == "cosine" else []
+    mixes = {"CutMix": run.augmentation.cutmix, "MixUp": run.augmentation.mixup}
+    parts += [f"{name} {alpha:g}" for name, alpha in mixes.items() if alpha]
+    parts += [f"label smoothing {run.label_smoothing:g}"] if run.label_smoothing else []
+    parts += [f"gradients clipped to {run.optimizer.max_grad_norm:g}"] if run.optimizer.max_grad_norm else []
+    parts += [f"SWA from {run.swa.start:g} of the training"] if run.swa else []
+    parts += [f"patience {run.validation.patience}"] if run.validation.patience else []
+    sources = {} if run.init is None else run.init.sources
+    parts += [f"{network} starts from {source.run or source.file}" for network, source in sources.items()]
     parts += [name for name in ("compile", "cuda_graph") if getattr(run, name)]
     parts += [f"{100 * run.extra.ratio:g} % extra images"] if run.extra else []
     parts += ["labeled by the guide"] if run.extra and run.extra.labels == "guide" else []

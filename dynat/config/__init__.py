@@ -6,6 +6,7 @@ from dynat.config.checkpoint import Checkpoint, Normalization
 from dynat.config.corruptions import CorruptionsConfig
 from dynat.config.dataset import DatasetConfig, ExtraImagesConfig, ExtraUse, ThreatModel
 from dynat.config.experiment import Experiment
+from dynat.config.init import InitConfig, WeightSource
 from dynat.config.presets import digest, load, of_content, of_file
 from dynat.config.run import Run
 from dynat.config.specs import (
@@ -32,6 +33,7 @@ __all__ = [
     "ExtraSpec",
     "ExtraUse",
     "ImportSpec",
+    "InitConfig",
     "JobSpec",
     "Normalization",
     "Run",
@@ -40,6 +42,7 @@ __all__ = [
     "ThreatModel",
     "TrainingSpec",
     "TransferSpec",
+    "WeightSource",
     "digest",
     "load",
     "of_content",

@@ -16,6 +16,7 @@ from pydantic import BaseModel
 from dynat.config import registry
 from dynat.config.base import ConfigError, nearest
 from dynat.config.experiment import Experiment
+from dynat.config.init import initial_files
 from dynat.config.merging import Layer, merge
 from dynat.config.preset_input import PresetInput
 from dynat.config.renamed import ALIASES
@@ -56,6 +57,7 @@ def load(
         files["dataset.extra.path"] = experiment.dataset.extra.path
     if experiment.corruptions is not None and experiment.corruptions.path is not None:
         files["corruptions.path"] = experiment.corruptions.path
+    files |= initial_files(experiment.runs)
     for key, file in files.items():
         if set("{}") & set(file):
             raise ConfigError(f"{key}: {file}: Snakemake reads braces as a wildcard: rename it")

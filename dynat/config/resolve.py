@@ -18,6 +18,7 @@ from dynat.config.checkpoint import Checkpoint
 from dynat.config.corruptions import CorruptionsConfig
 from dynat.config.dataset import DatasetConfig, ExtraImagesConfig, ExtraUse, ThreatModel
 from dynat.config.experiment import Experiment
+from dynat.config.init import check_sources
 from dynat.config.merging import Layer, LayerRows, merge
 from dynat.config.names import attack_from_name, file_name
 from dynat.config.preset_input import PresetInput
@@ -41,7 +42,7 @@ def resolve(name: str, preset: PresetInput, given: PresetInput) -> Experiment:
         raise ConfigError(f"attacks: name at least one: {', '.join(sorted(registry.ATTACKS))}, pgd-20, cw-20")
     runs, checkpoints = merged.runs or {}, merged.checkpoints or {}
     selected = _selected(runs, merged.select, checkpoints)
-    return checked(
+    experiment = checked(
         Experiment,
         {
             "plugins": merged.plugins or (),
@@ -63,6 +64,8 @@ def resolve(name: str, preset: PresetInput, given: PresetInput) -> Experiment:
             "headline": _headline(preset, given, attacks),
         },
     )
+    check_sources(experiment, runs)
+    return experiment
 
 
 def checked(model: type[Model], fields: Mapping[str, Any], prefix: str = "") -> Model:

@@ -9,6 +9,7 @@ from pydantic import Field, ValidationError, ValidationInfo, field_validator, mo
 from dynat.config import registry
 from dynat.config.base import Count, NotNegative, Real, StrictModel, WrittenIfSet, problems
 from dynat.config.dataset import ExtraUse
+from dynat.config.init import InitConfig
 from dynat.config.renamed import RETIRED_METHODS
 from dynat.config.training import (
     AugmentationConfig,
@@ -16,8 +17,12 @@ from dynat.config.training import (
     InnerAttack,
     OptimizerConfig,
     ScheduleConfig,
+    SWAConfig,
     ValidationConfig,
 )
+
+LARGEST_ADAMW_RATE = 0.03
+"""Ten times what trains a small network; with more, AdamW destroys what it has learned."""
 
 
 class Run(StrictModel):
@@ -47,6 +52,11 @@ class Run(StrictModel):
     """Adversarial weight perturbation; see [awp](#awp). Off by default; `{}` switches it on with its defaults."""
     inner: InnerAttack = InnerAttack()
     """The search for adversarial images; see [inner](#inner)."""
+    label_smoothing: Annotated[Real, Field(ge=0, lt=1), WrittenIfSet()] = 0.0
+    """Share s of label smoothing: a label becomes 1-s of its class and s/C of each of the C classes, true or dynamic
+    alike. In every cross-entropy of the training loss, that of the guide too, and not in the inner attack; 0 is off."""
+    init: Annotated[InitConfig | None, WrittenIfSet()] = None
+    """The weights from which target or guide start; see [init](#init). By default random ones, drawn with the seed."""
     epochs: Annotated[Count, Field(le=100_000)] = 100
     """Number of epochs."""
     batch: Count = 128
@@ -65,6 +75,9 @@ class Run(StrictModel):
     ema: Annotated[Real, Field(ge=0, lt=1)] = 0.0
     """Decay per step of an exponential moving average of the target's weights, which is then validated and saved; 0 is
     off."""
+    swa: Annotated[SWAConfig | None, WrittenIfSet()] = None
+    """Stochastic weight averaging, the mean of the target's weights over the last epochs, which is then validated and
+    saved; see [swa](#swa). Off by default; `{}` switches it on with its defaults."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Floating-point type in which the networks compute. `auto` is bfloat16 on a GPU that supports it and on a CPU that
     multiplies in it (`lscpu` shows `amx_bf16` or `avx512_bf16`), and float32 elsewhere. Losses and attacks are float32;
@@ -134,9 +147,19 @@ class Run(StrictModel):
             raise ValueError(f"awp perturbs weights against adversarial images, and '{self.method}' has none")
         if self.inner.objective == "ce-true" and self.labels == "true":
             raise ValueError("inner.objective ce-true is for labels: dynamic; with true labels write ce")
-        if self.schedule.shape == "one-cycle" and self.schedule.factors != ScheduleConfig().factors:
-            raise ValueError("schedule.factors has an effect with shape 'steps' only")
         self._check_extra()
+        self._refuse_mixed_dynamic_labels()
+        if self.ema and self.swa is not None:
+            raise ValueError(
+                "swa and ema are two averages of the target, and one of them is saved: remove swa, or set ema: 0"
+            )
+        if self.init is not None and self.init.guide is not None and self.guide is None:
+            raise ValueError("init.guide has an effect on runs with a guide only")
+        if self.optimizer.name == "adamw" and self.schedule.lr > LARGEST_ADAMW_RATE:
+            raise ValueError(
+                f"schedule.lr: {self.schedule.lr:g} is a rate for SGD; AdamW moves every weight by about the rate in "
+                "each step: write 0.001, say"
+            )
         if self.batch % self.gpus:
             raise ValueError(f"a batch of {self.batch} cannot be divided evenly among {self.gpus} GPUs")
         if self.gpus > 1 and self.cuda_graph:
@@ -153,3 +176,13 @@ class Run(StrictModel):
                 f"extra.ratio: {self.extra.ratio:g} of a batch of {self.batch} is {count} images; choose a ratio that "
                 "leaves at least one original and one extra image"
             )
+
+    def _refuse_mixed_dynamic_labels(self) -> None:
+        """A guide's dynamic label is one class; of a mixed image, that would leave out the other."""
+        for name in ("cutmix", "mixup"):
+            if self.labels == "dynamic" and getattr(self.augmentation, name):
+                raise ValueError(
+                    f"augmentation.{name}: a mixed image has two classes in known shares, and a dynamic label is the "
+                    f"one class that the guide predicts, so the target would not learn the shares: set {name}: 0, or "
+                    "labels: true"
+                )

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from dynat.config.base import Count, NotNegative, Positive, Real, Share, StrictModel, Whole
+from dynat.config.base import Count, NotNegative, Positive, Real, Share, StrictModel, Whole, WrittenIfSet
 from dynat.config.merging import Replaced
 from dynat.config.renamed import current_value
 
@@ -42,8 +42,8 @@ class AWPConfig(StrictModel):
 class ScheduleConfig(StrictModel):
     """The learning rate as data; `dynat.training.schedule` holds the one function that reads it."""
 
-    shape: Literal["steps", "one-cycle"] = "steps"
-    """Piecewise constant, or one linear rise and fall."""
+    shape: Literal["steps", "one-cycle", "cosine"] = "steps"
+    """Piecewise constant; one linear rise and fall; or half a cosine, from `lr` down."""
     lr: Positive = 0.1
     """The peak learning rate."""
     reference_epochs: Annotated[Count, Field(le=100_000)] = 100
@@ -55,6 +55,22 @@ class ScheduleConfig(StrictModel):
     as a whole."""
     peak: Annotated[Real, Field(gt=0, lt=1)] = 0.3
     """`one-cycle`: the share of the training after which the peak is reached."""
+
+    warm_up: Annotated[Real, Field(ge=0, lt=1), WrittenIfSet()] = 0.0
+    """`cosine`: the share of the training over which the rate first rises linearly from 0 to `lr`."""
+    final: Annotated[Share, WrittenIfSet()] = 0.0
+    """`cosine`: the rate at the end, as a share of `lr`."""
+
+    @model_validator(mode="after")
+    def _read_by_this_shape(self) -> ScheduleConfig:
+        if self.shape != "steps" and self.factors != type(self).model_fields["factors"].get_default(
+            call_default_factory=True
+        ):
+            raise ValueError("factors has an effect with shape 'steps' only")
+        for name in ("warm_up", "final"):
+            if self.shape != "cosine" and getattr(self, name):
+                raise ValueError(f"{name} has an effect with shape 'cosine' only")
+        return self
 
     @model_validator(mode="after")
     def _starts_at_zero(self) -> ScheduleConfig:
@@ -70,15 +86,36 @@ class ScheduleConfig(StrictModel):
         return self
 
 
-class OptimizerConfig(StrictModel):
-    """Stochastic gradient descent over target and guide together."""
+Decay = Annotated[Real, Field(ge=0, lt=1)]
+"""The share of a running average that is kept in a step."""
 
-    momentum: Annotated[Real, Field(ge=0, lt=1)] = 0.9
-    """Momentum of SGD."""
+
+class OptimizerConfig(StrictModel):
+    """One optimizer over target and guide together."""
+
+    name: Annotated[Literal["sgd", "adamw"], WrittenIfSet()] = "sgd"
+    """SGD with momentum, or AdamW (Loshchilov and Hutter 2019), which needs a `schedule.lr` around 0.001."""
+    momentum: Decay = 0.9
+    """`sgd`: the momentum."""
     weight_decay: NotNegative = 2e-4
-    """Weight decay of all weights of both networks."""
+    """Weight decay of all weights of both networks. That of AdamW is decoupled from the gradient and acts more weakly:
+    0.01 to 0.1 is usual."""
     nesterov: bool = False
-    """Whether the momentum is Nesterov's."""
+    """`sgd`: whether the momentum is Nesterov's."""
+    betas: Annotated[tuple[Decay, Decay], WrittenIfSet()] = (0.9, 0.999)
+    """`adamw`: decay of the running averages of the gradient and of its square."""
+    max_grad_norm: Annotated[Positive | None, WrittenIfSet()] = None
+    """Gradient clipping: the largest euclidean norm of a network's gradient in a step; a longer one is scaled down to
+    it. Target and guide are clipped separately, so that the target's loss does not slow down the guide. Off by
+    default."""
+
+    @model_validator(mode="after")
+    def _read_by_this_optimizer(self) -> OptimizerConfig:
+        reader = {"momentum": "sgd", "nesterov": "sgd", "betas": "adamw"}
+        for setting, name in reader.items():
+            if name != self.name and getattr(self, setting) != type(self).model_fields[setting].default:
+                raise ValueError(f"{setting} is a setting of '{name}', and the optimizer is '{self.name}': remove it")
+        return self
 
 
 class AugmentationConfig(StrictModel):
@@ -88,6 +125,13 @@ class AugmentationConfig(StrictModel):
     """Pixels of zero padding before the random crop; 0 is no crop."""
     flip: bool = True
     """Mirror half of the images left to right; wrong for digits and letters. By default off with the source `svhn`."""
+    cutmix: Annotated[NotNegative, WrittenIfSet()] = 0.0
+    """CutMix (Yun et al. 2019): images of a batch exchange a rectangle, labels the same share. The share is drawn from
+    Beta(a, a) with this a for every batch; 1 is usual, 0 is off. Needs true labels, and torchvision. With `mixup` too,
+    each batch has one of them by chance."""
+    mixup: Annotated[NotNegative, WrittenIfSet()] = 0.0
+    """MixUp (Zhang et al. 2018): images of a batch are averaged in pairs, labels too, with a weight from Beta(a, a);
+    0.2 is usual, 0 is off. Otherwise as `cutmix`."""
 
 
 class ValidationConfig(StrictModel):
@@ -100,3 +144,17 @@ class ValidationConfig(StrictModel):
     select: Literal["pgd", "clean"] = "pgd"
     """Which accuracy on the held-out images chooses `best`; ties go to the higher clean accuracy, then to the earlier
     epoch."""
+    patience: Annotated[Count | None, WrittenIfSet()] = None
+    """Early stopping: the training ends after this many validations in a row without a new `best`. Off by default. The
+    learning rate is that of a training of all `epochs`."""
+
+
+class SWAConfig(StrictModel):
+    """Stochastic weight averaging (Izmailov et al. 2018): the target's weights, averaged over the last epochs."""
+
+    start: Annotated[Real, Field(ge=0, lt=1)] = 0.75
+    """The share of the training after which the averaging begins: the weights at the end of every later epoch count
+    alike."""
+    bn_batches: Count = 50
+    """Training batches on which BatchNorm's statistics of the average are computed before each validation. They are
+    forwarded as in training, adversarial images included, so a batch costs most of a training step."""

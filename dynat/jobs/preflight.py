@@ -18,6 +18,7 @@ from pathlib import Path
 
 from dynat import prepared
 from dynat.config import Checkpoint, Experiment, load
+from dynat.config.init import initial_files
 from dynat.config.presets import PARAMS
 from dynat.jobs.epoch_log import require_tensorboard
 from dynat.jobs.unlabeled import refuse_unlabeled
@@ -54,10 +55,17 @@ def check_prepared_data(folder: Path) -> None:
 
 
 def check_checkpoint_files(experiment: Experiment) -> None:
-    """Refuse checkpoints that are there and cannot be read. Snakemake itself would wait for ever for a FIFO."""
+    """Refuse checkpoints that are there and cannot be read, and first weights that are not there.
+
+    Snakemake itself would wait for ever for a FIFO.
+    """
     for checkpoint in experiment.checkpoints.values():
         if (file := Path(checkpoint.file)).exists():
             check_readable(file, "checkpoint")
+    for name, given in initial_files(experiment.runs).items():
+        if not (file := Path(given).expanduser()).exists():
+            raise UserError(f"{name}: {file} does not exist")
+        check_readable(file, "checkpoint")
 
 
 def check_extra_images(experiment: Experiment, paths: Paths) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from pathlib import Path
 
@@ -13,10 +13,11 @@ from safetensors.torch import save
 
 import dynat
 from dynat import data, models, prepared, provenance
-from dynat.config import TrainingSpec, digest
+from dynat.config import Run, TrainingSpec, digest
 from dynat.data.extra import ExtraImages
 from dynat.data.extra import load as load_extra
 from dynat.jobs.epoch_log import EpochLog
+from dynat.jobs.initial_weights import InitialWeights, read_initial_weights
 from dynat.jobs.unlabeled import refuse_unlabeled
 from dynat.nn.mixed_precision import compute_dtype
 from dynat.nn.numerics import set_training_numerics
@@ -69,7 +70,8 @@ def _train(
     extra = None if spec.extra is None else _extra_images(spec, paths)
     code = provenance.code_digest(provenance.training_sources(spec.run.method))
     dtype = str(compute_dtype(spec.run.precision, device))
-    more = [] if extra is None else [extra.info.sha256]
+    init = read_initial_weights(spec.run, spec.preset, seed, paths, images)
+    more = [*([] if extra is None else [extra.info.sha256]), *(start.sha256 for start in init.values())]
     packages = models.package_versions(spec.run.target, spec.run.guide)
     name = digest(spec, seed, images.digest, *more, code, device.type, dtype, torch.__version__, *packages.values())
     state = TrainingState(paths.training_state(name), say)
@@ -77,9 +79,8 @@ def _train(
     check_writable(files.folder)
     title = f"{spec.name} seed {seed}"
     say(f"{title}: {len(images.train)} images, {spec.run.epochs} epochs on {device}")
-    if extra is not None and spec.run.extra is not None:
-        share = f"{spec.run.extra.count(spec.run.batch)} of {spec.run.batch}"
-        say(f"{title}: {share} images of a batch are from {extra.info.path}, {len(extra):,} images")
+    for text in _sources(spec.run, extra, init):
+        say(f"{title}: {text}")
     dataset = dataset_info(images)
     events = paths.tensorboard(spec.preset, spec.name, seed) if tensorboard else None
     with (
@@ -99,6 +100,7 @@ def _train(
             seed=seed,
             device=device,
             extra=extra,
+            init={network: start.weights for network, start in init.items()},
             state=state,
             distributed=distributed,
             report=report,
@@ -107,13 +109,22 @@ def _train(
         )
     if not distributed.is_main:
         return files.folder
-    publish(files, trained, _record(spec, seed, images, extra, trained, name, device))
+    publish(files, trained, _record(spec, seed, images, extra, init, trained, name, device))
     state.discard()
-    say(f"best epoch {trained.best_epoch} of {spec.run.epochs}; written to {files.folder}")
+    say(f"best epoch {trained.best_epoch} of {len(trained.history)}; written to {files.folder}")
     say(f"{title}: {_result(spec, trained)}")
     for text in warnings(trained.history, dataset):
         say(f"warning: {title}: {text}")
     return files.folder
+
+
+def _sources(run: Run, extra: ExtraImages | None, init: Mapping[str, InitialWeights]) -> Iterator[str]:
+    """What a training starts from beside its data set."""
+    if extra is not None and run.extra is not None:
+        share = f"{run.extra.count(run.batch)} of {run.batch}"
+        yield f"{share} images of a batch are from {extra.info.path}, {len(extra):,} images"
+    for network, start in init.items():
+        yield f"the {network} starts from {start.file}"
 
 
 def _silent(_: str) -> None:
@@ -142,7 +153,10 @@ def _result(spec: TrainingSpec, trained: Trained) -> str:
     best = trained.history[trained.best_epoch - 1]
     took = duration(sum(row["seconds"] for row in trained.history))
     pgd = f"PGD-{spec.run.validation.steps}"
-    return f"trained in {took}, clean {100 * best['clean']:.1f} %, {pgd} {100 * best['pgd']:.1f} %"
+    epochs, early = len(trained.history), ""
+    if epochs < spec.run.epochs:
+        early = f" and stopped early, after epoch {epochs} of {spec.run.epochs}"
+    return f"trained in {took}{early}, clean {100 * best['clean']:.1f} %, {pgd} {100 * best['pgd']:.1f} %"
 
 
 def _extra_images(spec: TrainingSpec, paths: Paths) -> ExtraImages:
@@ -157,6 +171,7 @@ def _record(
     seed: int,
     images: data.Dataset,
     extra: ExtraImages | None,
+    init: Mapping[str, InitialWeights],
     trained: Trained,
     name: str,
     device: torch.device,
@@ -179,6 +194,7 @@ def _record(
         versions=versions(spec.run.target, spec.run.guide),
         machine=machine(device),
         compute_dtype=str(compute_dtype(spec.run.precision, device)).removeprefix("torch."),
+        init={network: start.sha256 for network, start in init.items()},
     )
 
 

@@ -7,11 +7,10 @@ With dynamic labels, and together with the guide's own CE, it is DYNAT (arXiv 24
 from __future__ import annotations
 
 from dynat.methods.base import LossTerms, Method, StepInputs
-from dynat.nn.losses import cross_entropy
 
 
 class AdversarialTraining(Method):
     def loss(self, inputs: StepInputs) -> LossTerms:
         adversarial = inputs.target(inputs.adversarial)
-        terms = {"ce": cross_entropy(adversarial, inputs.labels)}
+        terms = {"ce": inputs.cross_entropy(adversarial)}
         return self.add_clean_forward(terms, inputs, adversarial)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from dynat.config import Run
-from dynat.nn.losses import cross_entropy, kl
+from dynat.nn.losses import cross_entropy, kl, label_class
 from dynat.nn.modes import evaluating
 from dynat.pgd import Ball, Objective, pgd, starting_point
 
@@ -38,16 +38,28 @@ class StepInputs:
     target: nn.Module
     clean: Tensor
     labels: Tensor
+    """A class per image (N); or of mixed images, the share of each class (N, C)."""
     attack: AttackResult
     guide_logits: Tensor | None
     progress: float
     """Finished share of the training, in [0,1)."""
     average: Callable[[Sequence[Tensor]], None] = lambda tensors: None
     """Replaces tensors by their means over all processes of this batch; for losses normalized over the batch."""
+    label_smoothing: float = 0.0
+    """Read by `cross_entropy`."""
 
     @property
     def adversarial(self) -> Tensor:
         return self.attack.images
+
+    @property
+    def label_class(self) -> Tensor:
+        """A class per image, for what needs one: of a mixed image (CutMix, MixUp), the one with the largest share."""
+        return label_class(self.labels)
+
+    def cross_entropy(self, logits: Tensor) -> Tensor:
+        """With the labels of the run, which may be mixed, smoothed as the run says."""
+        return cross_entropy(logits, self.labels, self.label_smoothing)
 
 
 class Method:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from dynat.methods.base import AttackResult, LossTerms, Method, StepInputs
-from dynat.nn.losses import cross_entropy
+from dynat.nn.losses import label_class
 from dynat.pgd import Objective, pgd
 
 WEIGHTINGS: dict[str, Callable[[Tensor, float], Tensor]] = {
@@ -39,7 +39,7 @@ class Gairat(Method):
         kappa = torch.zeros(len(clean), device=clean.device)
 
         def count(logits: Tensor) -> None:
-            kappa.add_(logits.argmax(1) == labels)
+            kappa.add_(logits.argmax(1) == label_class(labels))
 
         images = pgd(
             target, clean, start, objective=objective, ball=self.ball,
@@ -49,7 +49,7 @@ class Gairat(Method):
 
     def loss(self, inputs: StepInputs) -> LossTerms:
         adversarial = inputs.target(inputs.adversarial)
-        weighted = self.weights(inputs) * cross_entropy(adversarial, inputs.labels)
+        weighted = self.weights(inputs) * inputs.cross_entropy(adversarial)
         return self.add_clean_forward({"ce": weighted}, inputs, adversarial)
 
     @torch.no_grad()

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from dynat.methods.base import LossTerms, Method, StepInputs
-from dynat.nn.losses import cross_entropy, kl, probability_gap
+from dynat.nn.losses import kl, probability_gap
 
 
 class _Mail(Method):
@@ -24,14 +24,14 @@ class _Mail(Method):
         if inputs.progress < options["burn_in"]:
             return torch.ones_like(adversarial_logits[:, 0])
         return 3 * torch.sigmoid(
-            options["slope"] * (probability_gap(adversarial_logits, inputs.labels) + options["bias"])
+            options["slope"] * (probability_gap(adversarial_logits, inputs.label_class) + options["bias"])
         )
 
 
 class MailAt(_Mail):
     def loss(self, inputs: StepInputs) -> LossTerms:
         adversarial = inputs.target(inputs.adversarial)
-        weighted = self.weights(inputs, adversarial) * cross_entropy(adversarial, inputs.labels)
+        weighted = self.weights(inputs, adversarial) * inputs.cross_entropy(adversarial)
         return self.add_clean_forward({"ce": weighted}, inputs, adversarial)
 
 
@@ -43,6 +43,6 @@ class MailTrades(_Mail):
         adversarial = inputs.target(inputs.adversarial)
         weights = self.weights(inputs, adversarial)
         return {
-            "ce": cross_entropy(clean, inputs.labels),
+            "ce": inputs.cross_entropy(clean),
             "consistency": self.run.consistency * weights * kl(clean, adversarial),
         }

@@ -12,17 +12,17 @@ from __future__ import annotations
 import torch
 
 from dynat.methods.base import LossTerms, Method, StepInputs
-from dynat.nn.losses import cross_entropy, kl
+from dynat.nn.losses import kl
 
 
 class Mart(Method):
     def loss(self, inputs: StepInputs) -> LossTerms:
         clean = inputs.target(inputs.clean)
         adversarial = inputs.target(inputs.adversarial)
-        label = inputs.labels[:, None]
+        label = inputs.label_class[:, None]
         wrong = adversarial.softmax(1).scatter(1, label, 0.0).amax(1)
         unsure = 1.0000001 - clean.softmax(1).gather(1, label).squeeze(1)
         return {
-            "bce": cross_entropy(adversarial, inputs.labels) - torch.log(1.0001 - wrong + 1e-12),
+            "bce": inputs.cross_entropy(adversarial) - torch.log(1.0001 - wrong + 1e-12),
             "consistency": self.run.consistency * kl(clean, adversarial) * unsure,
         }

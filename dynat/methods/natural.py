@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 
 from dynat.methods.base import AttackResult, LossTerms, Method, StepInputs
-from dynat.nn.losses import cross_entropy
 
 
 class Natural(Method):
@@ -19,4 +18,4 @@ class Natural(Method):
         return AttackResult(clean)
 
     def loss(self, inputs: StepInputs) -> LossTerms:
-        return {"ce": cross_entropy(inputs.target(inputs.clean), inputs.labels)}
+        return {"ce": inputs.cross_entropy(inputs.target(inputs.clean))}

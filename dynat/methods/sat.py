@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from dynat.methods.at import AdversarialTraining
 from dynat.methods.base import AttackResult
-from dynat.nn.losses import probability_gap
+from dynat.nn.losses import label_class, probability_gap
 from dynat.pgd import Objective, pgd
 
 
@@ -29,7 +29,7 @@ class Sat(AdversarialTraining):
         threshold = self.threshold(progress)
 
         def hard_enough(logits: Tensor) -> Tensor:
-            return probability_gap(logits, labels) > threshold
+            return probability_gap(logits, label_class(labels)) > threshold
 
         return AttackResult(
             pgd(

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 from dynat.methods.base import LossTerms, Method, StepInputs
-from dynat.nn.losses import cross_entropy, kl
+from dynat.nn.losses import kl
 
 
 class Trades(Method):
@@ -20,6 +20,6 @@ class Trades(Method):
         clean = inputs.target(inputs.clean)
         adversarial = inputs.target(inputs.adversarial)
         return {
-            "ce": cross_entropy(clean, inputs.labels),
+            "ce": inputs.cross_entropy(clean),
             "consistency": self.run.consistency * kl(clean, adversarial),
         }

@@ -6,8 +6,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    return F.cross_entropy(logits, labels, reduction="none")
+def cross_entropy(logits: Tensor, labels: Tensor, smoothing: float = 0.0) -> Tensor:
+    """`labels` are classes, or a probability per class."""
+    return F.cross_entropy(logits, labels, reduction="none", label_smoothing=smoothing)
+
+
+def label_class(labels: Tensor) -> Tensor:
+    """The class of each image: of a mixed one, the class with the largest share."""
+    return labels if labels.ndim == 1 else labels.argmax(1)
 
 
 def kl(clean: Tensor, other: Tensor) -> Tensor:

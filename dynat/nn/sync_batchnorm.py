@@ -26,12 +26,14 @@ class CPUSyncBatchNorm(nn.modules.batchnorm._BatchNorm):
         centered = input - mean.view(shape)
         variance: Tensor = _AllReduceSum.apply(centered.square().mean(others)) / size  # type: ignore[no-untyped-call]
         if self.track_running_stats:
-            assert self.running_mean is not None and self.running_var is not None and self.momentum is not None
+            assert self.running_mean is not None and self.running_var is not None
             assert self.num_batches_tracked is not None
             count = size * input.numel() / input.shape[1]
             self.num_batches_tracked.add_(1)
-            self.running_mean.lerp_(mean.detach(), self.momentum)
-            self.running_var.lerp_(variance.detach() * (count / (count - 1)), self.momentum)
+            # As in torch: without a momentum, the plain mean over the batches so far.
+            share = 1 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
+            self.running_mean.lerp_(mean.detach(), share)
+            self.running_var.lerp_(variance.detach() * (count / (count - 1)), share)
         scale = self.weight * torch.rsqrt(variance + self.eps)
         return torch.addcmul(self.bias.view(shape), centered, scale.view(shape)).to(given)
 

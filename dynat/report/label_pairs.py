@@ -11,6 +11,8 @@ from dynat.config import Experiment, Run
 LABELING = ("labels", "guide", "guide_mode", "beta")
 """Fields that belong to having a guide; all others are the same in a label pair, also the clean forward that feeds
 BatchNorm."""
+WHOLE = ("awp", "swa", "init")
+"""Parts of a run that are off by default."""
 
 
 def label_pairs(experiment: Experiment) -> list[tuple[str, str]]:
@@ -53,26 +55,36 @@ def changed_fields(base: Run, run: Run) -> dict[str, str]:
     if run.labels != base.labels or run.method != base.method:
         return {}
     return {
-        key: f"{key}: {_text(other.get(key))} (not {_text(one.get(key))})"
+        key: f"{key}: {_text(other.get(key, _default(key)))} (not {_text(one.get(key, _default(key)))})"
         for key in (*one, *(key for key in other if key not in one))
         if one.get(key) != other.get(key)
     }
 
 
 def flat_fields(run: Run, without: tuple[str, ...] = ()) -> dict[str, object]:
-    """The run's fields, nested ones as `inner.steps`; AWP is one field, on or off with its settings."""
+    """The run's fields, nested ones as `inner.steps`; each of `WHOLE` is one field, off or on with its settings."""
     flat: dict[str, object] = {}
     for key, value in run.model_dump(mode="json", exclude=set(without)).items():
-        if isinstance(value, dict) and key not in ("options", "awp"):
+        if isinstance(value, dict) and key not in ("options", *WHOLE):
             flat |= {f"{key}.{inner}": content for inner, content in value.items()}
         else:
             flat[key] = value
-    if isinstance(awp := flat.get("awp"), dict):
-        flat["awp"] = ", ".join(f"{key} {_text(value)}" for key, value in awp.items())
+    for name in WHOLE:
+        if isinstance(part := flat.get(name), dict):
+            flat[name] = ", ".join(f"{key} {_text(value)}" for key, value in part.items() if value is not None)
     return flat
+
+
+def _default(key: str) -> object:
+    """What a field has that is not written down."""
+    outer, _, inner = key.partition(".")
+    default = Run.model_fields[outer].get_default(call_default_factory=True)
+    return getattr(default, inner, None) if inner else default
 
 
 def _text(value: object) -> str:
     if isinstance(value, bool) or value is None:
         return {True: "on", False: "off", None: "none"}[value]
+    if isinstance(value, dict):  # where weights come from
+        return " of ".join(str(value[key]) for key in ("weights", "network", "run", "file") if value.get(key))
     return f"{value:g}" if isinstance(value, float) else str(value)

@@ -13,6 +13,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from dynat.config import Run
 
 
 @dataclass(frozen=True)
@@ -37,6 +41,10 @@ class SeedFiles:
     def target(self, weights: str = "best") -> Path:
         """The target network: the `best` epoch on the validation split, or the `last` one."""
         return self.folder / ("target.safetensors" if weights == "best" else "target-last.safetensors")
+
+    def weights(self, network: str, weights: str = "best") -> Path:
+        """The weights of the `target` or the `guide`."""
+        return self.guide if network == "guide" else self.target(weights)
 
 
 @dataclass(frozen=True)
@@ -165,6 +173,17 @@ class Paths:
 
     def seed_files(self, preset: str, name: str, seed: int | str) -> SeedFiles:
         return self.run_files(preset, name).seed(seed)
+
+    def initial_weights(self, preset: str, run: Run, seed: int | str) -> list[Path]:
+        """The files that a training reads the first weights of its networks from."""
+        files: list[Path] = []
+        for source in () if run.init is None else run.init.sources.values():
+            if source.run is None:
+                files.append(Path(source.file or "").expanduser())
+            else:
+                of_run = self.seed_files(preset, source.run, seed)
+                files += [of_run.weights(source.network, source.weights), of_run.config]
+        return files
 
     def outcome(self, preset: str, name: str, attack: str) -> Path:
         return self.run_files(preset, name).outcome(attack)

@@ -65,6 +65,8 @@ class TrainingRecord(Record):
     """float32 or bfloat16; None for a checkpoint."""
     weights: dict[str, str] = Field(default_factory=dict)
     """SHA-256 of each file of weights."""
+    init: dict[str, str] = Field(default_factory=dict)
+    """SHA-256 of the file that the target or the guide started from, where these were not random weights."""
     table: TableContent | None = None
     """The history; likewise in the other records: the table beside it, filled in by what writes both."""
 

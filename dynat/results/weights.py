@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from pathlib import Path
 
 from dynat.results.paths import SeedFiles
 from dynat.results.records import TrainingRecord, required
@@ -15,8 +16,12 @@ def file_sha256(content: bytes) -> str:
 
 def read_weights(files: SeedFiles, record: TrainingRecord, weights: str = "best") -> bytes:
     """The content of the file of the target's weights; `UserError` if it is not what was written."""
-    file = required(files.target(weights))
-    content = file.read_bytes()
+    return read_checked(files, record, files.target(weights))
+
+
+def read_checked(files: SeedFiles, record: TrainingRecord, file: Path) -> bytes:
+    """The content of one of the files of weights; `UserError` if it is not what was written."""
+    content = required(file).read_bytes()
     expected = record.weights.get(file.name)
     if expected is not None and file_sha256(content) != expected:
         raise UserError(

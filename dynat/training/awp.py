@@ -35,7 +35,8 @@ def weight_perturbation(run: Run, method: Method, inputs: StepInputs, truth: Ten
     def proxy() -> Tensor:
         if awp.proxy == "trades":
             clean, adversarial = inputs.target(inputs.clean), inputs.target(inputs.adversarial)
-            return (cross_entropy(clean, truth) + RELEASED_PROXY_WEIGHT * kl(clean, adversarial)).mean()
+            natural = cross_entropy(clean, truth, run.label_smoothing)
+            return (natural + RELEASED_PROXY_WEIGHT * kl(clean, adversarial)).mean()
         return torch.stack([term.mean() for term in method.loss(target_only).values()]).sum()
 
     return perturbed(inputs.target, awp.gamma, proxy, inputs.average)

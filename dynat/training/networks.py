@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, get_swa_multi_avg_fn
 
 from dynat import models
 from dynat.config import Run
@@ -18,29 +19,35 @@ Weights = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class Networks:
-    """The target, the guide that trains beside it, if any, and the target's moving average, if the run keeps one."""
+    """The target, the guide that trains beside it, if any, and the average of the target, if the run keeps one."""
 
     target: nn.Module
     guide: nn.Module | None
     ema: AveragedModel | None = None
+    swa: AveragedModel | None = None
+    """The mean of the target's weights over the last epochs; not of any before the first of these."""
+
+    @property
+    def trained(self) -> list[nn.Module]:
+        """The target, and the guide if there is one."""
+        return [self.target] if self.guide is None else [self.target, self.guide]
 
     def parameters(self) -> list[nn.Parameter]:
         """All that the optimizer trains."""
-        networks = [self.target] if self.guide is None else [self.target, self.guide]
-        return [parameter for network in networks for parameter in network.parameters()]
+        return [parameter for network in self.trained for parameter in network.parameters()]
 
     def train(self) -> None:
-        self.target.train()
-        if self.guide is not None:
-            self.guide.train()
+        for network in self.trained:
+            network.train()
 
     @property
     def evaluated(self) -> nn.Module:
-        """The target that is validated and saved: the average where the run keeps one."""
-        if self.ema is None:
+        """The target that is validated and saved: the average where there is one."""
+        average = self.ema if self.swa is None else self.swa
+        if average is None or average.n_averaged == 0:
             return self.target
-        average: nn.Module = self.ema.module
-        return average
+        network: nn.Module = average.module
+        return network
 
 
 def build_networks(
@@ -52,27 +59,50 @@ def build_networks(
     seed: int,
     device: torch.device,
     distributed: Distributed = SINGLE_PROCESS,
+    init: Mapping[str, Weights] | None = None,
 ) -> Networks:
-    """Fresh networks. The target comes first, so that it starts alike in every run with this seed."""
+    """Fresh networks, or those that start from the weights in `init` by `target` and `guide`.
+
+    The target comes first, so that it starts alike in every run with this seed.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        networks = [
-            models.build(name, classes=classes, channels=channels, size=size).to(device)
-            for name in (run.target, run.guide)
+        built = {
+            role: models.build(name, classes=classes, channels=channels, size=size)
+            for role, name in (("target", run.target), ("guide", run.guide))
             if name is not None
-        ]
+        }
+    for role, weights in (init or {}).items():
+        built[role].load_state_dict(weights)
     target, *guides = [
-        mixed_precision(distributed.sync_batchnorm(network, device), run.precision, device, compiled=run.compile)
-        for network in networks
+        mixed_precision(
+            distributed.sync_batchnorm(network.to(device), device), run.precision, device, compiled=run.compile
+        )
+        for network in built.values()
     ]
-    return Networks(target, guides[0] if guides else None, moving_average(target, run.ema) if run.ema else None)
+    return Networks(
+        target,
+        guides[0] if guides else None,
+        moving_average(target, run.ema) if run.ema else None,
+        None if run.swa is None else weight_average(target),
+    )
 
 
 def moving_average(network: nn.Module, decay: float) -> AveragedModel:
     """An exponential moving average of the weights; BatchNorm's statistics are copied. Starts at today's weights."""
-    average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(decay))  # type: ignore[no-untyped-call]
-    average.requires_grad_(False)
+    average = _averaged(network, get_ema_multi_avg_fn(decay))  # type: ignore[no-untyped-call]
     average.n_averaged += 1  # otherwise the first update would copy the weights instead of averaging
+    return average
+
+
+def weight_average(network: nn.Module) -> AveragedModel:
+    """The plain mean of all weights that it is updated with; BatchNorm's statistics are copied from the last."""
+    return _averaged(network, get_swa_multi_avg_fn())  # type: ignore[no-untyped-call]
+
+
+def _averaged(network: nn.Module, function: Callable[..., None]) -> AveragedModel:
+    average = AveragedModel(network, multi_avg_fn=function)
+    average.requires_grad_(False)
     if isinstance(average.module, MixedPrecision):
         average.module.run_eagerly()  # it is only validated, which is not worth a compilation
     return average

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from dynat.config.training import ScheduleConfig
 
 
@@ -11,6 +13,12 @@ def learning_rate(schedule: ScheduleConfig, *, epochs: int, progress: float) -> 
         top = schedule.peak * epochs
         rising, falling = progress / top, (epochs - progress) / (epochs - top)
         return schedule.lr * max(0.0, min(rising, falling))
+    if schedule.shape == "cosine":
+        rising = schedule.warm_up * epochs
+        if progress < rising:
+            return schedule.lr * progress / rising
+        share = (1 + math.cos(math.pi * (progress - rising) / (epochs - rising))) / 2
+        return schedule.lr * (schedule.final + (1 - schedule.final) * share)
     factor = 0.0
     for start, value in boundaries(schedule, epochs):
         if progress >= start:

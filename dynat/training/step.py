@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from dynat.config import Run
 from dynat.methods import Method, StepInputs
-from dynat.nn.losses import cross_entropy
+from dynat.nn.losses import cross_entropy, label_class
 from dynat.nn.mixed_precision import surrogate_of
 from dynat.nn.modes import evaluating
 from dynat.training.awp import weight_perturbation
@@ -48,7 +48,7 @@ def training_step(
     guide_logits = None if guide is None else guide(images)
     dynamic = run.labels == "dynamic"
     labels = _guide_labels(guide, run, images, guide_logits) if dynamic else truth
-    known = None if run.extra is None else truth >= 0
+    known = None if run.extra is None else label_class(truth) >= 0
     if known is not None and dynamic:  # the label of an image without one is the guide's
         truth = torch.where(known, truth, labels)
 
@@ -56,11 +56,14 @@ def training_step(
     objective = method.objective(surrogate, images, labels=labels, truth=truth)
     attack = method.attack(surrogate, images, start, labels=labels, objective=objective, progress=progress)
 
-    inputs = StepInputs(target, images, labels, attack, guide_logits, progress, distributed.average)
+    smoothing = run.label_smoothing
+    inputs = StepInputs(target, images, labels, attack, guide_logits, progress, distributed.average, smoothing)
     with weight_perturbation(run, method, inputs, truth):
         terms = {name: values.mean() for name, values in method.loss(inputs).items()}
         target_loss = torch.stack(list(terms.values())).sum()
-        guide_loss = None if guide_logits is None else _mean(cross_entropy(guide_logits, truth), known, distributed)
+        guide_loss = None
+        if guide_logits is not None:
+            guide_loss = _mean(cross_entropy(guide_logits, truth, smoothing), known, distributed)
         beta = 1.0 if run.beta is None else run.beta
         loss = target_loss if guide_loss is None else guide_loss + beta * target_loss
         update(loss)
@@ -71,7 +74,7 @@ def training_step(
     if guide_loss is not None and guide_logits is not None:
         decided = labels if dynamic else guide_logits.detach().argmax(1)
         values["loss_guide"] = guide_loss.detach()
-        values["label_accuracy"] = _mean((decided == truth).float(), known, distributed)
+        values["label_accuracy"] = _mean((decided == label_class(truth)).float(), known, distributed)
     return values
 
 

@@ -9,8 +9,9 @@ from __future__ import annotations
 import hashlib
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import torch
@@ -18,17 +19,19 @@ from torch import Tensor
 
 from dynat import methods
 from dynat.config import Run, ThreatModel
-from dynat.data import Dataset, LabeledImages, augment, to_pixels
+from dynat.data import Dataset
 from dynat.data.extra import ExtraImages
 from dynat.nn.cuda_graph import CUDAGraphStep, Step
 from dynat.runtime.errors import JobError
 from dynat.runtime.progress import HIDDEN, Progress
+from dynat.training.batches import Batches
 from dynat.training.distributed import SINGLE_PROCESS, Distributed
-from dynat.training.extra import ExtraBatches
 from dynat.training.networks import Weights, build_networks, weights_of
+from dynat.training.optimizer import build_optimizer, clip_gradients
 from dynat.training.schedule import learning_rate
 from dynat.training.state import TrainingState
 from dynat.training.step import training_step
+from dynat.training.swa import compute_statistics
 from dynat.training.validation import validate
 
 Row = dict[str, float]
@@ -60,6 +63,7 @@ def train(
     seed: int,
     device: torch.device,
     extra: ExtraImages | None = None,
+    init: Mapping[str, Weights] | None = None,
     state: TrainingState | None = None,
     distributed: Distributed = SINGLE_PROCESS,
     report: Callable[[Row], None] = lambda row: None,
@@ -68,16 +72,17 @@ def train(
 ) -> Trained:
     """Train `run` on `data`, resuming from `state` where something is saved. The main process saves and reports.
 
+    `init` holds the first weights of `target` or `guide`, where they are not random.
     `resumed` gets the epochs of earlier calls, `report` every new one; `progress` counts epochs.
     """
-    trainer = Trainer(run, threat, data, seed=seed, device=device, extra=extra, distributed=distributed)
+    trainer = Trainer(run, threat, data, seed=seed, device=device, extra=extra, init=init, distributed=distributed)
     saved = None if state is None else state.load(device)
     if saved is not None:
         trainer.restore(saved)
         progress.skip(trainer.finished)
         if trainer.distributed.is_main:
             resumed(trainer.history)
-    while trainer.finished < run.epochs:
+    while trainer.finished < run.epochs and not trainer.stopped_early:
         row = trainer.epoch(progress)
         if trainer.distributed.is_main:
             if state is not None:
@@ -96,12 +101,13 @@ class Trainer:
         seed: int,
         device: torch.device,
         extra: ExtraImages | None = None,
+        init: Mapping[str, Weights] | None = None,
         distributed: Distributed = SINGLE_PROCESS,
     ) -> None:
         self.run, self.threat, self.seed, self.device = run, threat, seed, device
         self.distributed = distributed
         self.train_set, self.held_out = data.train.near(device), data.validation.to(device)
-        self.extra = None if run.extra is None else ExtraBatches(run.extra, extra)
+        self.batches = Batches(self.train_set, run, device, classes=len(data.classes), extra=extra)
         self.method = methods.build(run, threat)
         self.networks = build_networks(
             run,
@@ -111,17 +117,10 @@ class Trainer:
             seed=seed,
             device=device,
             distributed=distributed,
+            init=init,
         )
         graph = run.cuda_graph and device.type == "cuda"
-        self.optimizer = torch.optim.SGD(
-            self.networks.parameters(),
-            # A tensor where steps are recorded, so that a recording reads the current rate.
-            lr=torch.tensor(run.schedule.lr, device=device) if graph else run.schedule.lr,
-            momentum=run.optimizer.momentum,
-            weight_decay=run.optimizer.weight_decay,
-            nesterov=run.optimizer.nesterov,
-            fused=True,
-        )
+        self.optimizer = build_optimizer(run, self.networks, device, recorded=graph)
         self.noise = torch.Generator(device)
         self.run_step: Step = CUDAGraphStep(self._training_step) if graph else self._training_step
         self.finished = 0
@@ -130,38 +129,30 @@ class Trainer:
 
     def epoch(self, progress: Progress = HIDDEN) -> Row:
         began, epochs = time.perf_counter(), self.run.epochs
-        batches = list(epoch_batches(self.train_set, self.run.batch, self._generator("order")))
-        labeled = (self.train_set.take(index, self.device) for index in batches)
-        if self.extra is not None:
-            labeled = self.extra.mixed_in(labeled, len(batches), len(batches[0]), self._seed("extra"))
-        crops = self._generator("crops")
+        steps, batches = self.batches.epoch(self._seed)
         self.begin_epoch()
         rate = learning_rate(self.run.schedule, epochs=epochs, progress=self.finished)
         total: dict[str, Tensor] = {}
         title = f"epoch {self.finished + 1}/{epochs}"
         progress.describe(lambda: f"{title}, loss {float(total['loss']) / (number + 1):.3f}")
-        for number, (images, labels) in enumerate(labeled):
-            position = self.finished + number / len(batches)
-            self._set_rate(learning_rate(self.run.schedule, epochs=epochs, progress=position))
-            images = augment(
-                images,
-                padding=self.run.augmentation.padding,
-                flip=self.run.augmentation.flip,
-                generator=crops,
-            )
-            values = self.step(to_pixels(images), labels)
+        for number, (pixels, labels) in enumerate(batches):
+            self._set_rate(learning_rate(self.run.schedule, epochs=epochs, progress=self.finished + number / steps))
+            values = self.step(pixels, labels)
             total = {name: total.get(name, 0) + value for name, value in values.items()}
             if (number + 1) % CHECK_EVERY[self.device.type] == 0 and not torch.isfinite(total["loss"]):
                 raise self._diverged(self.finished + 1)
-            progress.advance(1 / len(batches))
+            progress.advance(1 / steps)
         self.finished += 1
         self.distributed.average(list(total.values()))
         row: Row = {"epoch": self.finished, "learning_rate": rate}
-        row |= {name: float(value) / len(batches) for name, value in total.items()}
+        row |= {name: float(value) / steps for name, value in total.items()}
         if not math.isfinite(row["loss"]) or not all(
             bool(torch.isfinite(parameter).all()) for parameter in self.networks.parameters()
         ):
             raise self._diverged(self.finished)  # the last update of the epoch, which no loss has seen
+        if self.run.swa is not None and self.finished > self.run.swa.start * epochs:
+            assert self.networks.swa is not None
+            self.networks.swa.update_parameters(self.networks.target)
         row |= self._validate(progress.tick)
         row["seconds"] = time.perf_counter() - began
         self.history.append(row)
@@ -191,12 +182,16 @@ class Trainer:
         loss.backward()  # type: ignore[no-untyped-call]
         mean = loss.detach().clone()
         self.distributed.average([mean, *(p.grad for p in self.networks.parameters() if p.grad is not None)])
+        if self.run.optimizer.max_grad_norm is not None:
+            clip_gradients(self.networks.trained, self.run.optimizer.max_grad_norm)
         self.optimizer.found_inf = (~torch.isfinite(mean)).float()  # type: ignore[attr-defined]
         self.optimizer.step()
 
     def _validate(self, tick: Callable[[], None]) -> Row:
         if self.finished % self.run.validation.every and self.finished != self.run.epochs:
             return {}
+        if self.networks.swa is not None and self.networks.evaluated is not self.networks.target:
+            self._compute_average_statistics()
         accuracy = validate(
             self.networks.evaluated,
             self.networks.guide,
@@ -217,6 +212,28 @@ class Trainer:
             }
         return accuracy
 
+    def _compute_average_statistics(self) -> None:
+        assert self.run.swa is not None
+        _, batches = self.batches.epoch(lambda purpose: self._seed(f"statistics {purpose}"))
+        compute_statistics(
+            self.networks.evaluated,
+            self.networks.guide,
+            self.method,
+            self.run,
+            islice(batches, self.run.swa.bn_batches),
+            noise=self._generator("statistics noise"),
+            progress=(self.finished - 1) / self.run.epochs,
+            distributed=self.distributed,
+        )
+
+    @property
+    def stopped_early(self) -> bool:
+        """Whether the last `patience` validations brought no new best epoch."""
+        if self.best is None or self.run.validation.patience is None:
+            return False
+        in_vain = [row for row in self.history if row["epoch"] > self.best["epoch"] and "clean" in row]
+        return len(in_vain) >= self.run.validation.patience
+
     def snapshot(self) -> dict[str, Any]:
         return {
             "finished": self.finished,
@@ -225,6 +242,7 @@ class Trainer:
             "target": self.networks.target.state_dict(),
             "guide": None if self.networks.guide is None else self.networks.guide.state_dict(),
             "ema": None if self.networks.ema is None else self.networks.ema.state_dict(),
+            "swa": None if self.networks.swa is None else self.networks.swa.state_dict(),
             "optimizer": self.optimizer.state_dict(),
         }
 
@@ -235,6 +253,8 @@ class Trainer:
             self.networks.guide.load_state_dict(saved["guide"])
         if self.networks.ema is not None:
             self.networks.ema.load_state_dict(saved["ema"])
+        if self.networks.swa is not None:
+            self.networks.swa.load_state_dict(saved["swa"])
         self.optimizer.load_state_dict(saved["optimizer"])
 
     def result(self) -> Trained:
@@ -268,10 +288,3 @@ class Trainer:
             f"the loss became non-finite in epoch {epoch}; the update was skipped. {kept}. Lower schedule.lr, or try "
             "precision: float32"
         )
-
-
-def epoch_batches(image_set: LabeledImages, size: int, generator: torch.Generator) -> Iterator[Tensor]:
-    """Indices of full batches in a fresh order; what does not fill a batch waits for the next epoch."""
-    order = torch.randperm(len(image_set), generator=generator, device=generator.device)
-    size = min(size, len(image_set))
-    yield from order[: len(image_set) // size * size].view(-1, size)

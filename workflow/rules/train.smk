@@ -13,6 +13,9 @@ rule training:
         lambda wildcards: (
             rules.extra_images.output if EXPERIMENT.runs[wildcards.run].extra else []
         ),
+        lambda wildcards: PATHS.initial_weights(
+            PRESET, EXPERIMENT.runs[wildcards.run], wildcards.seed
+        ),
         src=lambda wildcards: relative(
             provenance.training_sources(EXPERIMENT.runs[wildcards.run].method)
         ),
