@@ -151,6 +151,27 @@ def test_every_file_of_the_dag_is_versioned_by_dvc_or_by_git(fresh: Repository) 
         assert ignored == kept[owner], f"{file} belongs to {'DVC' if kept[owner] else 'Git'}"
 
 
+def test_the_artifact_is_a_network_of_the_shipped_experiment(fresh: Repository) -> None:
+    """Its name in dvc.yaml, its path in the results, and a run that the preset has."""
+    with pytest.importorskip("dvc.repo").Repo(str(fresh.folder)) as repository:
+        ((_, artifacts),) = repository.artifacts.read().items()
+    assert list(artifacts) == ["model"] and artifacts["model"].type == "model"
+    assert artifacts["model"].path == str(Paths().seed_files("tiny", "dynat", 0).target())
+    experiment = load()
+    assert "dynat" in experiment.runs and 0 in experiment.seeds["dynat"]
+
+
+@pytest.mark.slow
+def test_the_artifact_can_be_fetched_by_name_and_by_path(project: Repository, tmp_path: Path) -> None:
+    weights = "results/tiny/dynat/seed0/target.safetensors"
+    content = (project.folder / weights).read_bytes()
+    project.git("tag", "-a", "model@v1.0.0", "-m", "first version")
+    for number, words in enumerate((("artifacts", "get", ".", "model"), ("get", ".", weights))):
+        out = tmp_path / f"{number}.safetensors"
+        project.dvc(*words, "-o", str(out))
+        assert out.read_bytes() == content
+
+
 def test_the_shipped_config_never_links_the_cache() -> None:
     assert 'type = "reflink,copy"' in (ROOT / ".dvc/config").read_text()
 

@@ -403,10 +403,10 @@ def test_the_examples_of_the_documents_run_as_printed(
         self.attacks_to_run = ["apgd-ce"]
 
     monkeypatch.setattr(pyautoattack.AutoAttack, "_set_version", with_apgd_only)
-    page = (Path(__file__).parents[1] / "docs" / "evaluate-a-checkpoint.md").read_text()
+    page = (Path(__file__).parents[1] / "docs" / "share-a-model.md").read_text()
     blocks = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     assert [name for block in blocks for name in ("torchattacks", "foolbox", "AutoAttack") if f"import {name}" in block]
-    save_weights(network, tmp_path / "target-seed0.safetensors", {})
+    save_weights(network, tmp_path / "model.safetensors", {})
     shutil.copy(Path(models.__file__).parent / "small.py", tmp_path / "network.py")
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)

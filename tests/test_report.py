@@ -440,7 +440,7 @@ def test_the_headline_claims_no_more_than_the_test(tmp_path: Path, by_run: Any, 
 
 
 def test_the_report_never_imports_torch() -> None:
-    modules = "ablations, figures, gallery, latex, model_card, page, run_table, tables"
+    modules = "ablations, figures, gallery, hub, latex, model_card, page, robustbench, run_table, tables"
     code = f"import sys; from dynat.report import {modules}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 

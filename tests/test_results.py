@@ -277,7 +277,7 @@ def test_examples_that_were_cut_are_refused_by_name(tmp_path: Path) -> None:
 NAMES = re.compile(
     r"""config\.json|history\.csv|target(-last)?\.safetensors|guide\.safetensors|examples\.safetensors|^outcomes$
     |outcomes/|sanity\.(csv|json)|transfer\.(csv|json)|metrics\.json|report\.html|^tables$|tables/|^figures$|figures/
-    |experiment\.json|table\.md|card\.md|row\.tex|claim-seed|target-seed|^trainings$|^evaluations$|^exports$""",
+    |experiment\.json|table\.md|row\.tex|robustbench|model-seed|model\.(safetensors|onnx)|^trainings$|^evaluations$|^exports$""",
     re.VERBOSE,
 )
 """Names of result files and folders."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,7 +11,8 @@ import typer
 from dynat.cli import job
 from dynat.cli.app import RESULTS, RESULTS_FOLDER, AllowPlugins, Params, Results, Set, app, named, read_experiment, say
 from dynat.cli.job import JobSettings
-from dynat.config import registry
+from dynat.config import ConfigError, registry
+from dynat.config.base import shortened
 from dynat.config.presets import PARAMS
 from dynat.results.paths import Paths, RunFiles, export_folder
 
@@ -68,20 +70,41 @@ def export(
     out: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="Folder to write. By default exports/<run>.")
     ] = None,
+    seed: Annotated[
+        int | None,
+        typer.Option(min=0, help="Seed of model.safetensors. By default the best one on the validation images."),
+    ] = None,
+    license_id: Annotated[
+        str,
+        typer.Option(
+            "--license",
+            metavar="ID",
+            help="License of the weights, as the hub names it: mit, apache-2.0, cc-by-4.0, ...",
+        ),
+    ] = "unknown",
+    onnx: Annotated[
+        bool, typer.Option("--onnx", help="Also write model.onnx and check it. Needs the packages of the extra 'onnx'.")
+    ] = False,
     params: Params = PARAMS,
     set_: Set = None,
     results: Results = RESULTS_FOLDER,
     allow_plugins: AllowPlugins = False,
 ) -> None:
-    """Export a run: weights, code that loads them, model card, LaTeX row, entry for RobustBench."""
-    from dynat.jobs.export import evaluated_checkpoint, export_run
+    """Export a run for the Hugging Face Hub: weights, model card, code, ONNX, LaTeX row, entry for RobustBench."""
+    from dynat.jobs.export import ExportOptions, evaluated_checkpoint, export_run
+
+    if not re.fullmatch(r"[a-z0-9][a-z0-9.-]{0,60}", license_id):
+        raise ConfigError(
+            f"--license {shortened(license_id)}: write it as the hub does: mit, apache-2.0, cc-by-4.0, ..."
+        )
 
     with registry.plugins_allowed(allow_plugins):
         source = evaluated_checkpoint(Path(run or ""))
         if source is None:
             experiment = read_experiment(params, set_)
             source = experiment, named(run, experiment.rows, "run"), Paths(results=results)
-        export_run(*source, out=out or export_folder(source[1]), say=say)
+        options = ExportOptions(seed, license_id, onnx)
+        export_run(*source, out=out or export_folder(source[1]), options=options, say=say)
 
 
 @app.command(rich_help_panel=RESULTS)

@@ -7,6 +7,7 @@
     figure_list.py   the one list of figures            figures.py       drawing them, with attack_strength.py,
     plotting.py      style shared by all figures                         pairs.py, balance.py, gallery.py
     page.py          report.html                        model_card.py    the card of an exported run
+    hub.py           its metadata for Hugging Face      robustbench.py   its numbers for RobustBench
     formatting.py    titles and numbers as text         markdown.py      the one printer of Markdown tables
 
 Nothing here imports torch.

@@ -1,4 +1,4 @@
-"""An exported run: its model card, and its numbers in the form of RobustBench's leaderboards.
+"""The model card of an exported run: README.md of a repository on the Hugging Face Hub, with its metadata at the top.
 
 The card is made of the metrics and configs of the run; where they are silent, it is.
 """
@@ -11,18 +11,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import yaml
-from pydantic import BaseModel
 
 from dynat.config import Checkpoint, Run
 from dynat.config.base import pixel_fraction
-from dynat.report import formatting, run_table
+from dynat.report import formatting, hub, run_table
 from dynat.report.markdown import escape, markdown_table
-from dynat.results.records import AttackMetrics, DatasetInfo, RunMetrics
-
-LEADERBOARDS = ("cifar10", "cifar100")
-"""Data sets for which RobustBench has leaderboards of these balls."""
-RADIUS = {"linf": 8 / 255, "l2": 0.5}
-"""The radii of its CIFAR leaderboards."""
+from dynat.report.robustbench import LEADERBOARDS, RADIUS, autoattack, network_of
+from dynat.results.records import DatasetInfo, RunMetrics
 
 
 @dataclass(frozen=True)
@@ -36,15 +31,36 @@ class Weights:
 
 
 @dataclass(frozen=True)
+class OnnxFile:
+    """The network of the best seed as ONNX, and how far its logits are from the network's."""
+
+    file: str
+    opset: int
+    images: int
+    """Images of the comparison."""
+    difference: float
+    """The largest difference from the logits in float64."""
+    tolerance: float
+    rounding: float
+    """The same difference of PyTorch's float32 logits."""
+
+
+@dataclass(frozen=True)
 class ExportedRun:
     """All that is exported of a run."""
 
     metrics: RunMetrics
     weights: Mapping[int, Weights]
     example: str
-    """Lines of Python that load the first seed's network."""
+    """Lines of Python that load the network of `seed`."""
     sources: tuple[str, ...]
     """Files of code that lie beside the weights."""
+    seed: int
+    """The seed whose network is model.safetensors."""
+    choice: str
+    """Why this one."""
+    license_id: str = hub.UNKNOWN
+    onnx: OnnxFile | None = None
 
     @property
     def row(self) -> Run | Checkpoint:
@@ -56,31 +72,8 @@ class ExportedRun:
         return isinstance(self.row, Checkpoint)
 
 
-class Claim(BaseModel):
-    """One seed's numbers in the form of RobustBench's model_info.
-
-    `link`, `authors` and `venue` are for those who publish the network to fill in.
-    """
-
-    link: str = ""
-    name: str
-    authors: str = ""
-    additional_data: bool | None
-    """None: unknown, of a network that was trained elsewhere."""
-    number_forward_passes: int = 1
-    dataset: str
-    venue: str = ""
-    architecture: str
-    eps: str
-    clean_acc: str
-    reported: str
-    autoattack_acc: str
-    footnote: str
-    unreliable: bool
-
-
 def to_markdown(exported: ExportedRun) -> str:
-    """The card."""
+    """The card, with the hub's metadata at its top."""
     metrics, data = exported.metrics, exported.metrics.dataset
     ball, title = formatting.ball(metrics.threat), escape(formatting.dataset_title(data.name))
     trained = "Trained elsewhere" if exported.imported else formatting.method_title(exported.row)
@@ -88,8 +81,13 @@ def to_markdown(exported: ExportedRun) -> str:
         "Results": [run_table.to_markdown(metrics), _about_results(exported)],
         "Sanity checks of the evaluation": [_bullets(_checks(metrics))],
         "Limits": [_bullets(_limits(exported))],
-        "How to load it": [f"```python\n{exported.example}\n```", _about_loading(exported)],
-        "Files": [_files(exported)],
+        "How to load it": [
+            f"```python\n{exported.example}\n```",
+            _about_loading(exported),
+            *_about_onnx(exported.onnx),
+        ],
+        "Files": [_files(exported), exported.choice],
+        "License": [_about_license(exported)],
         "Data": [_about_data(data), *_about_extra(exported.row, data)],
         "Recipe": [_recipe(exported)],
         "Cost": [_bullets(_cost(metrics))],
@@ -101,57 +99,7 @@ def to_markdown(exported: ExportedRun) -> str:
         f"{data.channels} × {data.size[0]} × {data.size[1]}. {trained}. Evaluated against {ball}.",
     )
     body = [part for name, parts in sections.items() for part in (f"## {name}", *parts)]
-    return "\n\n".join([*opening, *body]) + "\n"
-
-
-def network_of(row: Run | Checkpoint) -> str:
-    """The name of the network that a row's weights belong to."""
-    return row.arch if isinstance(row, Checkpoint) else row.target
-
-
-def autoattack(metrics: RunMetrics) -> AttackMetrics | None:
-    """The AutoAttack on the chosen weights within the threat's ball, on most images; None where there is none."""
-    cells = [
-        cell
-        for cell in metrics.attacks.values()
-        if cell.attack.kind == "autoattack"
-        and cell.attack.weights == "best"
-        and cell.attack.norm == metrics.threat.norm
-        and abs((cell.attack.eps or 0.0) - metrics.threat.eps) < 1e-9
-    ]
-    return max(cells, key=lambda cell: cell.n, default=None)
-
-
-def claim(metrics: RunMetrics, seed: int) -> Claim | None:
-    """One seed's numbers for RobustBench; None without AutoAttack on that seed."""
-    cell, row = autoattack(metrics), metrics.config
-    clean = next((each for each in metrics.attacks.values() if each.attack.kind == "clean"), None)
-    if cell is None or clean is None or seed not in cell.per_seed:
-        return None
-    robust = f"{100 * cell.per_seed[seed]:.2f}"
-    eps = metrics.threat.eps
-    return Claim(
-        name=f"{formatting.method_title(row)} ({metrics.run}, seed {seed})",
-        additional_data=None if isinstance(row, Checkpoint) else row.extra is not None,
-        dataset=metrics.dataset.name,
-        architecture=architecture(network_of(row)),
-        eps=pixel_fraction(eps) if metrics.threat.norm == "linf" else f"{eps:g}",
-        clean_acc=f"{100 * clean.per_seed[seed]:.2f}",
-        reported=robust,
-        autoattack_acc=robust,
-        footnote=f"Robust accuracy on the first {cell.n:,} of {metrics.dataset.test:,} test images, "
-        f"{formatting.image_order(metrics.dataset)}; "
-        f"95% Wilson interval of all seeds {formatting.interval(cell)}".replace("–", "-"),
-        unreliable=bool(cell.warnings or metrics.failed_checks),
-    )
-
-
-def architecture(network: str) -> str:
-    """A network's name as the literature writes it."""
-    if wide := re.fullmatch(r"wrn(\d+)-(\d+)(-swish)?", network):
-        return f"WideResNet-{wide[1]}-{wide[2]}{' (Swish)' if wide[3] else ''}"
-    names = {"resnet18": "ResNet-18", "resnet18-heavy": "ResNet-18 (strides 1,1,2,2)", "resnet50": "ResNet-50"}
-    return names.get(network, network)
+    return "\n\n".join([hub.metadata(metrics, exported.seed, exported.license_id), *opening, *body]) + "\n"
 
 
 def _about_results(exported: ExportedRun) -> str:
@@ -187,7 +135,7 @@ def _limits(exported: ExportedRun) -> list[str]:
         limits.append(
             f"AutoAttack evaluated the first {cell.n:,} of {data.test:,} test images: its accuracy is "
             f"{formatting.interval(cell)} %, and is not comparable with attacks on other images. The images are "
-            f"{formatting.image_order(data)}."
+            f"{escape(formatting.image_order(data))}."
         )
     if failed := run_table.failed_titles(metrics):
         limits.append(f"**Sanity checks failed ({', '.join(failed)}): do not quote its robust accuracy.**")
@@ -200,8 +148,10 @@ def _limits(exported: ExportedRun) -> list[str]:
     if data.name not in LEADERBOARDS:
         claimed = "; the claims only use its form" if any(each.claim for each in exported.weights.values()) else ""
         limits.append(f"RobustBench has no leaderboard for this data set{claimed}.")
+    elif threat.norm not in RADIUS:
+        limits.append("RobustBench has no leaderboard for this norm.")
     elif abs(threat.eps - RADIUS[threat.norm]) > 1e-9:
-        usual = pixel_fraction(RADIUS["linf"]) if threat.norm == "linf" else f"{RADIUS['l2']:g}"
+        usual = pixel_fraction(RADIUS["linf"]) if threat.norm == "linf" else f"{RADIUS[threat.norm]:g}"
         limits.append(f"RobustBench compares at ε = {usual}; this is another radius.")
     if exported.imported:
         limits.append(
@@ -226,6 +176,27 @@ def _about_loading(exported: ExportedRun) -> str:
     )
 
 
+def _about_onnx(onnx: OnnxFile | None) -> list[str]:
+    if onnx is None:
+        return []
+    code = f'session = onnxruntime.InferenceSession("{onnx.file}")\n(logits,) = session.run(None, {{"images": array}})'
+    return [
+        f"```python\nimport onnxruntime\n\n{code}\n```",
+        f"`{onnx.file}` is the same network as ONNX, opset {onnx.opset}; `array` is a float32 NumPy array of any "
+        f"number of images. Checked on {onnx.images} random images in batches of three sizes: its logits differ from "
+        f"those in float64 by at most {onnx.difference:.1e}. PyTorch's float32 logits differ by {onnx.rounding:.1e}; "
+        f"eight times this rounding error ({onnx.tolerance:.1e}) is allowed.",
+    ]
+
+
+def _about_license(exported: ExportedRun) -> str:
+    files = formatting.listing(f"`{file}`" for file in exported.sources)
+    code = f" {files}: MIT, from dynat." if files else ""
+    if exported.license_id == hub.UNKNOWN:
+        return f"Weights: not chosen yet; `dynat export --license mit` writes one.{code}"
+    return f"Weights: {escape(exported.license_id)}.{code}"
+
+
 def _files(exported: ExportedRun) -> str:
     rows = [
         (
@@ -237,14 +208,14 @@ def _files(exported: ExportedRun) -> str:
         )
         for seed, weights in exported.weights.items()
     ]
-    return markdown_table(("weights", "seed", "epoch", "claim", "SHA-256"), rows, right=(1, 2))
+    return markdown_table(("weights", "seed", "epoch", "RobustBench", "SHA-256"), rows, right=(1, 2))
 
 
 def _about_data(data: DatasetInfo) -> str:
     return (
         f"{escape(formatting.dataset_title(data.name))}: {data.train:,} training images, {data.validation:,} "
         f"validation images to choose the epoch, {data.test:,} test images. "
-        f"SHA-256 of images and labels: `{data.digest}`."
+        f"SHA-256 of images and labels: {escape(data.digest)}."
     )
 
 
@@ -259,7 +230,7 @@ def _about_extra(row: Run | Checkpoint, data: DatasetInfo) -> list[str]:
     shared = f" {extra.test_images:,} of them are test images, pixel for pixel." if extra.test_images else ""
     return [
         f"Extra images: {count} of the {row.batch} images of every batch are from {escape(extra.file)}, "
-        f"{extra.images:,} images, with {labels}.{shared} SHA-256: `{extra.digest}`."
+        f"{extra.images:,} images, with {labels}.{shared} SHA-256: {escape(extra.digest)}."
     ]
 
 
@@ -275,14 +246,14 @@ def _recipe(exported: ExportedRun) -> str:
 def _cost(metrics: RunMetrics) -> list[str]:
     lines = [
         f"Training, seed {seed}: {formatting.duration(t.seconds)} for {formatting.count(t.epochs, 'epoch')} on "
-        f"{t.machine}; {t.parameters.target:,} weights"
+        f"{escape(t.machine)}; {t.parameters.target:,} weights"
         for seed, t in metrics.training.items()
         if t.epochs
     ]
     for name, cell in metrics.attacks.items():
         cost, images = cell.cost, cell.n * len(cell.seeds)
         lines.append(
-            f"{formatting.column_title(name)}: {formatting.duration(cost.seconds)} on {cost.device}; per image "
+            f"{formatting.column_title(name)}: {formatting.duration(cost.seconds)} on {escape(cost.device)}; per image "
             f"{cost.forward_passes / images:,.0f} forward and {cost.backward_passes / images:,.0f} backward passes"
         )
     return lines
@@ -290,7 +261,7 @@ def _cost(metrics: RunMetrics) -> list[str]:
 
 def _environment(metrics: RunMetrics) -> list[str]:
     return [
-        f"Seed {seed}: {', '.join(map(' '.join, t.versions.items()))}; digest `{t.digest}`"
+        f"Seed {seed}: {escape(', '.join(map(' '.join, t.versions.items())))}; digest {escape(t.digest)}"
         for seed, t in metrics.training.items()
     ]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dynat.report import formatting
 from dynat.report.comparisons import WORST
-from dynat.report.markdown import markdown_table
+from dynat.report.markdown import escape, markdown_table
 from dynat.results.records import RunMetrics, Summary
 from dynat.results.sanity import TITLES
 
@@ -40,7 +40,7 @@ def sanity_checks(metrics: RunMetrics) -> list[str]:
     """Which sanity checks passed, and the numbers that decided; empty where none were run."""
     checks = {} if metrics.sanity is None else metrics.sanity.checks
     return [
-        f"{'passed' if check.passed else '**failed**'}: {TITLES[name]} ({check.detail})"
+        f"{'passed' if check.passed else '**failed**'}: {TITLES[name]} ({escape(check.detail)})"
         for name, check in checks.items()
     ]
 

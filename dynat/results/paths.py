@@ -244,25 +244,47 @@ class SingleRunPaths(Paths):
 
 @dataclass(frozen=True)
 class ExportFiles:
-    """The files of an exported run."""
+    """The files of an exported run, as the Hugging Face Hub expects them."""
 
     folder: Path
 
     @property
     def card(self) -> Path:
-        return self.folder / "card.md"
+        """The model card, with its metadata as YAML at the top."""
+        return self.folder / "README.md"
+
+    @property
+    def config(self) -> Path:
+        """The HubConfig: architecture, sizes and classes, and the names of the other files."""
+        return self.folder / "config.json"
+
+    @property
+    def model(self) -> Path:
+        """The network of the best seed."""
+        return self.folder / "model.safetensors"
+
+    def other_seed(self, seed: int) -> Path:
+        """The network of another seed."""
+        return self.folder / f"model-seed{seed}.safetensors"
+
+    @property
+    def onnx(self) -> Path:
+        """The network of the best seed as ONNX."""
+        return self.folder / "model.onnx"
 
     @property
     def row(self) -> Path:
         """The run's line of the main table in LaTeX."""
         return self.folder / "row.tex"
 
-    def weights(self, seed: int) -> Path:
-        return self.folder / f"target-seed{seed}.safetensors"
-
     def claim(self, seed: int) -> Path:
         """One seed's numbers in the form of RobustBench's model_info."""
-        return self.folder / f"claim-seed{seed}.json"
+        return self.folder / f"robustbench-seed{seed}.json"
+
+    @property
+    def submission(self) -> Path:
+        """The text for an issue that asks RobustBench to add the networks."""
+        return self.folder / "robustbench.md"
 
 
 def export_folder(name: str) -> Path:

@@ -16,6 +16,7 @@ from typing import TypeVar
 from pydantic import Field, ValidationError
 
 from dynat.config import AttackConfig, Checkpoint, Run, ThreatModel, registry
+from dynat.config.names import AttackName, RunName
 from dynat.results.csv_files import TableContent
 from dynat.results.dataset_info import DatasetInfo as DatasetInfo
 from dynat.results.dataset_info import ExtraImagesInfo as ExtraImagesInfo
@@ -229,12 +230,12 @@ class RunMetrics(Record):
     """Every number that a table or figure shows of one run."""
 
     preset: str
-    run: str
+    run: RunName
     seeds: tuple[int, ...]
     dataset: DatasetInfo
     threat: ThreatModel
     config: Run | Checkpoint
-    attacks: dict[str, AttackMetrics]
+    attacks: dict[AttackName, AttackMetrics]
     worst_case: WorstCase | None
     sanity: SanityMetrics | None
     training: dict[int, TrainingMetrics]
