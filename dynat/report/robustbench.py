@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 from pydantic import BaseModel
 
-from dynat.config import Checkpoint, Run
+from dynat.config import Checkpoint, Run, registry
 from dynat.config.base import pixel_fraction
 from dynat.report import formatting
 from dynat.report.markdown import escape
@@ -133,7 +133,7 @@ def submission(metrics: RunMetrics, claims: Mapping[int, Claim], files: Mapping[
             "Clean accuracy": f"{numbers.clean_acc} %",
             "Robust accuracy": f"{numbers.autoattack_acc} %",
             "Additional data": data,
-            "Evaluation method": f"AutoAttack, standard version, {formatting.test_images(cell.n, metrics.dataset)}",
+            "Evaluation method": f"{_version(cell)}, {formatting.test_images(cell.n, metrics.dataset)}",
             "Checkpoint and code": f"(URL of `{files[seed]}`)",
         }
         if numbers.unreliable:
@@ -142,6 +142,17 @@ def submission(metrics: RunMetrics, claims: Mapping[int, Claim], files: Mapping[
         model.append("\n".join([f"## {escape(numbers.name)}", "", *lines]))
     paper = "# Paper Information\n\n- **Paper Title**:\n- **Paper URL**:\n- **Paper authors**:"
     return "\n\n".join([*([] if complete else [warning]), paper, "# Leaderboard Claim(s)", *model]) + "\n"
+
+
+def _version(cell: AttackMetrics) -> str:
+    """The version that ran: `autoattack` runs other attacks on a network that answers differently each time."""
+    parts = tuple(name for name in cell.accuracy_after if name != "clean")
+    standard = parts == registry.ATTACKS["autoattack"].parts
+    return (
+        "AutoAttack, standard version"
+        if standard
+        else f"AutoAttack, not the standard version: {escape(', '.join(parts))}"
+    )
 
 
 def _footnote(metrics: RunMetrics, cell: AttackMetrics) -> str:
