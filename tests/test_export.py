@@ -21,6 +21,7 @@ from safetensors.torch import load_file, save_file
 
 from dynat import data, models
 from dynat.config import Experiment, of_content, registry
+from dynat.config.init import InitConfig
 from dynat.data import to_pixels
 from dynat.jobs import export, onnx_export
 from dynat.jobs.evaluate_checkpoint import CheckpointRequest, evaluate_checkpoint
@@ -375,6 +376,9 @@ def test_the_claim_is_in_robustbenchs_form_and_of_one_seed(done: tuple[Experimen
         assert claim.clean_acc == f"{100 * metrics.attacks['clean'].per_seed[seed]:.2f}"
         assert claim.eps == "8/255" and claim.additional_data is False and claim.unreliable is False
         assert "first 20 of 40 test images" in claim.footnote
+    start = metrics.config.model_copy(update={"init": InitConfig.model_validate({"target": {"file": "theirs.pt"}})})
+    unknown = robustbench.claim(metrics.model_copy(update={"config": start}), 0)
+    assert unknown is not None and unknown.additional_data is None, "nobody knows what the given weights have seen"
     warned = robustbench.claim(with_autoattack(metrics_of(done, "dynat"), warnings=("zero gradient",)), 0)
     assert warned is not None and warned.unreliable is True
     assert robustbench.claim(metrics_of(done, "dynat"), 0) is None

@@ -45,7 +45,7 @@ class Claim(BaseModel):
     name: str
     authors: str = ""
     additional_data: bool | None
-    """None: unknown, of a network that was trained elsewhere."""
+    """None: unknown, of a network that was trained elsewhere or started from given weights."""
     number_forward_passes: int = 1
     dataset: str
     venue: str = ""
@@ -86,7 +86,7 @@ def claim(metrics: RunMetrics, seed: int) -> Claim | None:
     robust = f"{100 * cell.per_seed[seed]:.2f}"
     return Claim(
         name=f"{formatting.method_title(row)} ({metrics.run}, seed {seed})",
-        additional_data=None if isinstance(row, Checkpoint) else row.extra is not None,
+        additional_data=_additional_data(row),
         dataset=metrics.dataset.name,
         architecture=architecture(network_of(row)),
         eps=radius(metrics),
@@ -142,6 +142,14 @@ def submission(metrics: RunMetrics, claims: Mapping[int, Claim], files: Mapping[
         model.append("\n".join([f"## {escape(numbers.name)}", "", *lines]))
     paper = "# Paper Information\n\n- **Paper Title**:\n- **Paper URL**:\n- **Paper authors**:"
     return "\n\n".join([*([] if complete else [warning]), paper, "# Leaderboard Claim(s)", *model]) + "\n"
+
+
+def _additional_data(row: Run | Checkpoint) -> bool | None:
+    if isinstance(row, Checkpoint):
+        return None
+    if row.extra is not None:
+        return True
+    return None if row.init is not None else False
 
 
 def _version(cell: AttackMetrics) -> str:
