@@ -91,6 +91,7 @@ def test_extra_images_are_checked_for_the_runs_that_use_them(fresh: Project) -> 
     assert fresh.would_run(trained[1]) == {
         ("data", ""): 1, ("extra_images", ""): 1, ("training_with_guide", "dynat"): 1
     }  # fmt: skip
+    assert fresh.would_run("images") == {("data", ""): 1, ("extra_images", ""): 1, ("images", ""): 1}, "as DVC does"
     file.unlink()
     code, output = fresh.snakemake("-n", "train")
     assert code != 0 and "dynat: more.npz: no such file of extra images" in output

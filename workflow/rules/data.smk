@@ -36,3 +36,11 @@ if EXTRA:
             spec=EXTRA.model_dump_json(),
         shell:
             "dynat job extra --spec {params.spec:q} > {log:q} 2>&1"
+
+
+# The stage `data` of dvc.yaml: all that is under data/.
+rule images:
+    input:
+        rules.data.output,
+        rules.extra_images.output if EXTRA else [],
+    localrule: True
