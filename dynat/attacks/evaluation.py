@@ -57,7 +57,6 @@ def evaluate(
     Finished batches are saved in the folder `state` and read from there by the next call. `progress` counts
     `expected_cost` of every image. With `adversarial`, a column of this name has what the attack made of each image.
     """
-    assert state is None or not adversarial, "saved batches are without their images"
     image_set = image_set if attack.images is None else image_set.first(attack.images)
     evaluated: list[Evaluation] = []
     queried: tuple[nn.Module, str] | None = None  # chosen once, and only if a batch is left to attack
@@ -66,7 +65,7 @@ def evaluate(
             continue
         cost = expected_cost(attack) * len(labels)
         file = None if state is None else state / f"batch-{number:05d}.pt"
-        batch = None if file is None else _saved_batch(file, labels)
+        batch = None if file is None else _saved_batch(file, labels, adversarial)
         if batch is not None:
             progress.skip(cost)
         else:
@@ -98,10 +97,18 @@ def evaluate(
     return Evaluation.join(evaluated)
 
 
-def _saved_batch(file: Path, labels: Tensor) -> Evaluation | None:
-    """A batch that was evaluated before; None if there is none, it is damaged or about other images."""
+def _saved_batch(file: Path, labels: Tensor, adversarial: bool) -> Evaluation | None:
+    """A batch that was evaluated before; None if there is none, it is damaged, about other images, or without the
+    adversarial images that are wanted."""
     batch = Evaluation.load(file)
-    return batch if batch is not None and torch.equal(batch.columns["label"], labels.cpu()) else None
+    if batch is None or not torch.equal(batch.columns["label"], labels.cpu()):
+        return None
+    images = batch.columns.pop("adversarial", None)
+    if adversarial:
+        if images is None:
+            return None
+        batch.columns["adversarial"] = images
+    return batch
 
 
 def batch_seed(attack: AttackConfig, number: int) -> int:

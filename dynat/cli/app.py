@@ -59,6 +59,14 @@ ShardName = Annotated[
         "finished.",
     ),
 ]
+AdversarialFormat = Annotated[
+    str | None,
+    typer.Option(
+        "--adversarial",
+        metavar="FORMAT",
+        help="Write the adversarial images of all attacked images too: pt (a tensor, for RobustBench) or safetensors.",
+    ),
+]
 AllowPlugins = Annotated[
     bool,
     typer.Option(

@@ -13,6 +13,7 @@ from dynat.cli.app import (
     DATA,
     RESULTS_FOLDER,
     STATE,
+    AdversarialFormat,
     Data,
     Device,
     Params,
@@ -26,7 +27,7 @@ from dynat.cli.app import (
     read_experiment,
 )
 from dynat.cli.job import JobSettings
-from dynat.config import ConfigError
+from dynat.config import ConfigError, registry
 from dynat.config.base import MAX_SEED
 from dynat.config.presets import PARAMS
 from dynat.config.shards import Shard
@@ -91,6 +92,7 @@ def attack(
     device: Device = "auto",
     threads: Threads = None,
     shard: ShardName = None,
+    adversarial: AdversarialFormat = None,
     data: Data = DATA,
     results: Results = RESULTS_FOLDER,
     state: State = STATE,
@@ -100,7 +102,12 @@ def attack(
     spec = experiment.evaluation(named(run, experiment.rows, "run"), named(attack, experiment.attacks, "attack"))
     chosen = None if shard is None else Shard.parse(shard)
     settings = _settings(Paths(data, results, state), device, threads or experiment.threads)
-    job.run_evaluation(spec, replace(settings, shard=chosen))
+    if adversarial is not None:
+        registry.known("format", adversarial, job.IMAGE_FORMATS)
+    job.run_evaluation(spec, replace(settings, shard=chosen, adversarial=adversarial))
+    if adversarial is not None and chosen is None:
+        for seed in spec.seeds:
+            job.run_adversarial(spec, replace(settings, seed=seed, adversarial=adversarial))
 
 
 @app.command(rich_help_panel=COMPUTE)

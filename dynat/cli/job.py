@@ -6,7 +6,7 @@ import json
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import typer
 from pydantic import BaseModel
@@ -15,6 +15,7 @@ from dynat.cli.app import (
     DATA,
     RESULTS_FOLDER,
     STATE,
+    AdversarialFormat,
     Data,
     Device,
     Results,
@@ -38,6 +39,7 @@ from dynat.config import (
     TransferSpec,
     registry,
 )
+from dynat.config.attacks import ImageFormat
 from dynat.config.base import MAX_SEED
 from dynat.config.resolve import checked
 from dynat.config.shards import Shard
@@ -54,6 +56,8 @@ class JobSettings:
     threads: int | None = None
     tensorboard: bool = False
     shard: Shard | None = None
+    adversarial: str | None = None
+    """Format of the adversarial images to write, or to keep for the job that writes them."""
 
 
 def run_data(spec: DatasetConfig, settings: JobSettings) -> None:
@@ -107,10 +111,23 @@ def run_evaluation(spec: EvaluationSpec, settings: JobSettings) -> None:
         from dynat.runtime.device import use_threads
 
     use_threads(settings.threads)
+    keep = settings.adversarial is not None
     if settings.shard is not None:
-        evaluation.run_shard(spec, settings.shard, paths=settings.paths, device=settings.device, say=say)
+        evaluation.run_shard(
+            spec, settings.shard, paths=settings.paths, device=settings.device, say=say, keep_images=keep
+        )
         return
-    evaluation.run_evaluation(spec, paths=settings.paths, device=settings.device, say=say)
+    evaluation.run_evaluation(spec, paths=settings.paths, device=settings.device, say=say, keep_images=keep)
+
+
+def run_adversarial(spec: EvaluationSpec, settings: JobSettings) -> None:
+    with quick_imports():
+        from dynat.jobs import adversarial
+        from dynat.runtime.device import use_threads
+
+    use_threads(settings.threads)
+    ending = registry.known("format", settings.adversarial or "pt", IMAGE_FORMATS)
+    adversarial.run_adversarial(spec, settings.seed, ending, paths=settings.paths, device=settings.device, say=say)
 
 
 def run_sanity(spec: SanitySpec, settings: JobSettings) -> None:
@@ -160,12 +177,15 @@ def run_report(spec: Experiment, settings: JobSettings) -> None:
     print(f"open {files.report}")
 
 
+IMAGE_FORMATS = dict.fromkeys(get_args(ImageFormat))
+
 JOBS: dict[str, tuple[type[BaseModel], Callable[[Any, JobSettings], None]]] = {
     "data": (DatasetConfig, run_data),
     "extra": (ExtraSpec, run_extra),
     "training": (TrainingSpec, run_training),
     "import": (ImportSpec, run_import),
     "attack": (EvaluationSpec, run_evaluation),
+    "adversarial": (EvaluationSpec, run_adversarial),
     "sanity": (SanitySpec, run_sanity),
     "corruptions": (CorruptionsSpec, run_corruptions),
     "transfer": (TransferSpec, run_transfer),
@@ -180,11 +200,12 @@ JOBS: dict[str, tuple[type[BaseModel], Callable[[Any, JobSettings], None]]] = {
 def job(
     kind: Annotated[str, typer.Argument(help=f"One of: {', '.join(JOBS)}.")],
     spec: Annotated[str, typer.Option(metavar="JSON", help="The resolved config of the job.")],
-    seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, help="Of a training.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, help="Of a training, or of adversarial images.")] = 0,
     device: Device = "auto",
     threads: Threads = None,
     tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Of a training: write event files.")] = False,
     shard: ShardName = None,
+    adversarial: AdversarialFormat = None,
     data: Data = DATA,
     results: Results = RESULTS_FOLDER,
     state: State = STATE,
@@ -193,7 +214,7 @@ def job(
     model, run = JOBS[registry.known("kind of job", kind, JOBS)]
     content = _content(spec, f"job {kind} --spec")
     paths, chosen = Paths(data, results, state), None if shard is None else Shard.parse(shard)
-    settings = JobSettings(paths, seed, device, threads, tensorboard, chosen)
+    settings = JobSettings(paths, seed, device, threads, tensorboard, chosen, adversarial)
     run(checked(model, content, f"job {kind} --spec: "), settings)
 
 

@@ -15,6 +15,9 @@ SOME = Field(min_length=1, max_length=100)
 SurrogatePrecision = Literal["auto", "none", "float32", "float16", "bfloat16"]
 
 
+ImageFormat = Literal["pt", "safetensors"]
+
+
 class AttackConfig(StrictModel):
     """One column of the table: an attack within a radius, on one of the two saved states of a row."""
 
@@ -57,6 +60,12 @@ class AttackConfig(StrictModel):
     """Images attacked at once."""
     seed: Seed = 0
     """Seed of the attack."""
+
+    adversarial_images: ImageFormat | None = Field(default=None, exclude=True)
+    """Write the adversarial images of all attacked test images, for every seed, as
+    `seed<k>/<attack>.adversarial.<format>`: `pt` (a float32 tensor in [0,1], as RobustBench asks for) or
+    `safetensors`. It changes no verdict; see
+    [docs/evaluation.md](../docs/evaluation.md#adversarial-images-as-a-file)."""
 
     @field_validator("kind")
     @classmethod

@@ -131,7 +131,7 @@ class Experiment(WithPlugins):
             data=self.dataset.name,
             seeds=self.seeds[name],
             attack_name=registry.known("attack", attack, self.attacks),
-            attack=self.attacks[attack],
+            attack=self.attacks[attack].model_copy(update={"adversarial_images": None}),  # a job of its own writes them
         )
 
     def shards_of(self, name: str, attack: str) -> int:

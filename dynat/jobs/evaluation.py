@@ -38,9 +38,17 @@ from dynat.runtime.progress import Progress, duration
 
 
 def run_evaluation(
-    spec: EvaluationSpec, *, paths: Paths, device: str = "auto", say: Callable[[str], None] = print
+    spec: EvaluationSpec,
+    *,
+    paths: Paths,
+    device: str = "auto",
+    say: Callable[[str], None] = print,
+    keep_images: bool = False,
 ) -> Path:
-    """Attack the networks of all seeds as `spec` says and write the verdict on every image."""
+    """Attack the networks of all seeds as `spec` says and write the verdict on every image.
+
+    With `keep_images`, the saved batches hold the adversarial images too.
+    """
     evaluator = Evaluator.of(spec.preset, spec.data, paths, device)
     run = paths.run_files(spec.preset, spec.name)
     check_writable(run.outcome(spec.attack_name).parent)
@@ -51,7 +59,9 @@ def run_evaluation(
     with Progress(title, expected_cost(spec.attack) * images * len(spec.seeds), say=say) as progress:
         for seed in spec.seeds:
             model, weights = evaluator.network(spec.name, seed, spec.attack.weights)
-            evaluations[seed], digests[seed] = evaluator.evaluate(model, weights, spec.attack, progress)
+            evaluations[seed], digests[seed] = evaluator.evaluate(
+                model, weights, spec.attack, progress, adversarial=keep_images
+            )
             if len(spec.seeds) > 1:
                 took = duration(evaluations[seed].seconds)
                 progress.say(f"{spec.name} seed {seed} {spec.attack_name}: {_accuracy([evaluations[seed]])}, {took}")
@@ -67,7 +77,13 @@ def run_evaluation(
 
 
 def run_shard(
-    spec: EvaluationSpec, shard: Shard, *, paths: Paths, device: str = "auto", say: Callable[[str], None] = print
+    spec: EvaluationSpec,
+    shard: Shard,
+    *,
+    paths: Paths,
+    device: str = "auto",
+    say: Callable[[str], None] = print,
+    keep_images: bool = False,
 ) -> None:
     """Attack the batches of a shard. `run_evaluation` finds them finished, and attacks those that are missing."""
     evaluator = Evaluator.of(spec.preset, spec.data, paths, device)
@@ -82,7 +98,8 @@ def run_shard(
         for seed, batches in chosen.items():
             if batches:
                 model, weights = evaluator.network(spec.name, seed, spec.attack.weights)
-                seconds += evaluator.evaluate(model, weights, spec.attack, progress, batches)[0].seconds
+                found, _ = evaluator.evaluate(model, weights, spec.attack, progress, batches, adversarial=keep_images)
+                seconds += found.seconds
     number = sum(map(len, chosen.values()))
     say(f"{title}: {number} of {len(sizes) * len(spec.seeds)} batches, {duration(seconds)}")
 
@@ -131,6 +148,8 @@ class Evaluator:
         attack: AttackConfig,
         progress: Progress,
         numbers: Collection[int] | None = None,
+        *,
+        adversarial: bool = False,
     ) -> tuple[Evaluation, str]:
         """The evaluation of a network, or that of some of its batches, and its digest; resumes from the batches that
         are saved under that. A network that answers differently each time is attacked as such."""
@@ -147,7 +166,9 @@ class Evaluator:
         name = digest(key)
         state = self.paths.evaluation_state(name)
         _refuse_other_evaluation(state, key)
-        found = evaluate(model, self.images, attack, state=state, progress=progress, numbers=numbers)
+        found = evaluate(
+            model, self.images, attack, state=state, progress=progress, numbers=numbers, adversarial=adversarial
+        )
         return replace(found, warnings=(*warnings, *found.warnings)), name
 
 

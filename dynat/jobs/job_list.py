@@ -20,7 +20,7 @@ TITLED = ("training", "training_with_guide", "attack", "attack_shard")
 """Rules whose wildcards say enough."""
 LONG = (*TITLED, "sanity", "corruptions", "transfer")
 """Rules whose jobs take most of the time."""
-RULES = {"import_checkpoint": "import"}
+RULES = {"import_checkpoint": "import", "adversarial_images": "adversarial images"}
 """What a rule is called, where that is not its name."""
 
 
@@ -60,7 +60,7 @@ class Job:
 
 def job_title(rule: str, wildcards: Mapping[str, str]) -> str:
     """What a job is called: `dynat seed 0`, `at autoattack`, `at autoattack shard 2-of-4`, `at sanity`, `transfer`."""
-    seed = f"seed {wildcards['seed']}" if rule in TITLED and "seed" in wildcards else ""
+    seed = f"seed {wildcards['seed']}" if rule in (*TITLED, "adversarial_images") and "seed" in wildcards else ""
     words = [
         wildcards.get("run", ""),
         wildcards.get("attack", ""),

@@ -38,6 +38,14 @@ class SeedFiles:
     def guide(self) -> Path:
         return self.folder / "guide.safetensors"
 
+    def adversarial(self, attack: str, ending: str) -> Path:
+        """The adversarial images of an attack, as pt or safetensors."""
+        return self.folder / f"{attack}.adversarial.{ending}"
+
+    def adversarial_record(self, attack: str, ending: str) -> Path:
+        """The AdversarialRecord: checksum, attack and verdicts."""
+        return self.adversarial(attack, f"{ending}.json")
+
     def target(self, weights: str = "best") -> Path:
         """The target network: the `best` epoch on the validation split, or the `last` one."""
         return self.folder / ("target.safetensors" if weights == "best" else "target-last.safetensors")
@@ -187,12 +195,6 @@ class Paths:
 
     def outcome(self, preset: str, name: str, attack: str) -> Path:
         return self.run_files(preset, name).outcome(attack)
-
-    def sanity(self, preset: str, name: str) -> Path:
-        return self.run_files(preset, name).sanity
-
-    def transfer(self, preset: str) -> Path:
-        return self.experiment(preset).transfer
 
     @property
     def listings(self) -> Path:

@@ -2,7 +2,7 @@
 
     TrainingRecord   seed<k>/config.json        OutcomeRecord   outcomes/<attack>.json
     SanityRecord     sanity.json                TransferRecord  transfer.json
-    RunMetrics       metrics.json
+    RunMetrics       metrics.json               AdversarialRecord   seed<k>/<attack>.adversarial.<format>.json
 
 Every record carries the version of its format. A file of another version is refused: the numbers of two versions
 need not mean the same. Its last entry is the SHA-256 of the others, so that no digit changes unnoticed.
@@ -96,6 +96,26 @@ class OutcomeRecord(Record):
     digest: dict[int, str]
     """All that the verdicts depend on, by seed."""
     table: TableContent | None = None
+
+
+class AdversarialRecord(Record):
+    """The adversarial images of an attack on one network, in the file beside it."""
+
+    run: str
+    seed: int
+    attack_name: str
+    attack: AttackConfig
+    file: str
+    """The name of the file."""
+    file_sha256: str
+    shape: tuple[int, ...]
+    """Number of images, channels, height, width."""
+    correct: int
+    """Images that the network classifies correctly."""
+    weights: str
+    """Digest of network and weights."""
+    images: str
+    """Digest of the data set."""
 
 
 class GradientCount(Part):

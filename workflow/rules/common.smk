@@ -76,6 +76,24 @@ def corruption_files():
     return [str(folder / f"{name}.npy") for name in ("labels", *settings.chosen)]
 
 
+def part_of_attack(wildcards):
+    """Options of a job of an attack: its shard, and whether it keeps the adversarial images."""
+    shard = ["--shard", wildcards.shard] if "shard" in wildcards.keys() else []
+    ending = EXPERIMENT.attacks[wildcards.attack].adversarial_images
+    return [*shard, *(["--adversarial", ending] if ending else [])]
+
+
+def adversarial_images():
+    """The files of adversarial images that the experiment asks for."""
+    return [
+        FILES.run(name).seed(seed).adversarial(attack, config.adversarial_images)
+        for attack, config in EXPERIMENT.attacks.items()
+        if config.adversarial_images
+        for name in EXPERIMENT.rows
+        for seed in EXPERIMENT.seeds[name]
+    ]
+
+
 def captioned(file, category, caption):
     """A file as `snakemake --report` shows it, with the text of workflow/report/<caption>.rst."""
     return report(str(file), category=category, caption=f"../report/{caption}.rst")

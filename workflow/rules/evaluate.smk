@@ -28,9 +28,8 @@ rule attack:
         spec=lambda wildcards: EXPERIMENT.evaluation(
             wildcards.run, wildcards.attack
         ).model_dump_json(),
-        part=lambda wildcards: (
-            ["--shard", wildcards.shard] if "shard" in wildcards.keys() else []
-        ),
+        # Snakemake compares no parameter that depends on `threads`: images that are kept too are no reason to repeat.
+        part=lambda wildcards, threads: part_of_attack(wildcards),
     shell:
         "dynat job attack --spec {params.spec:q} --threads {threads} {params.part:q} > {log:q} 2>&1"
 
@@ -43,6 +42,37 @@ use rule attack as attack_shard with:
         f"logs/attack/{PRESET}/{{run}}-{{attack}}-{{shard}}.log",
     benchmark:
         f"logs/attack/{PRESET}/{{run}}-{{attack}}-{{shard}}.tsv"
+
+
+# All adversarial images of an attack, where its settings ask for them; from the batches of the attack.
+rule adversarial_images:
+    input:
+        rules.data.output,
+        lambda wildcards: weights(wildcards.run),
+        outcome=[RUN.outcome("{attack}"), RUN.outcome_record("{attack}")],
+        src=relative(
+            provenance.evaluation_sources()
+            + [
+                provenance.PACKAGE / "jobs/evaluation.py",
+                provenance.PACKAGE / "jobs/adversarial.py",
+            ]
+        ),
+    output:
+        SEED.adversarial("{attack}", "{ending}"),
+        SEED.adversarial_record("{attack}", "{ending}"),
+    log:
+        f"logs/attack/{PRESET}/{{run}}-{{attack}}-seed{{seed}}-{{ending}}.log",
+    wildcard_constraints:
+        ending="pt|safetensors",
+    threads: EXPERIMENT.threads
+    resources:
+        gpu=GPU,
+    params:
+        spec=lambda wildcards: EXPERIMENT.evaluation(
+            wildcards.run, wildcards.attack
+        ).model_dump_json(),
+    shell:
+        "dynat job adversarial --spec {params.spec:q} --seed {wildcards.seed:q} --adversarial {wildcards.ending:q} --threads {threads} > {log:q} 2>&1"
 
 
 # Small attacks on a run that show whether its evaluation can be trusted.
