@@ -462,9 +462,31 @@ def test_a_file_that_does_not_fit_is_refused(tmp_path: Path) -> None:
     save_file(normalized(network, mean=[0.5], std=[0.5]).state_dict(), file)
     with pytest.raises(UserError, match=r"init.target.file: .*start.safetensors: its network normalizes pixels first"):
         run_training(spec("run", run), seed=0, paths=paths, say=lambda _: None)
-    save_file(models.build("small", classes=7, channels=1).state_dict(), file)
-    with pytest.raises(UserError, match=r"not the weights of this .*of another shape"):
+    save_file(models.build("small", classes=5, channels=3).state_dict(), file)
+    with pytest.raises(UserError, match=r"init.target.file: .*not the weights of this .*of another shape"):
         run_training(spec("run", run), seed=0, paths=paths, say=lambda _: None)
+
+
+def test_a_file_of_other_classes_gives_all_but_the_classifier(tmp_path: Path) -> None:
+    """The classifier is the one that the seed draws, as without a file."""
+    paths, file = prepared(tmp_path), tmp_path / "seven.safetensors"
+    said: list[str] = []
+    still = {"shape": "steps", "lr": 1e-9}
+    torch.manual_seed(7)
+    theirs = models.build("small", classes=7, channels=1).state_dict()
+    save_file(theirs, file)
+    plain = tiny.run(epochs=1, schedule=still, optimizer={"weight_decay": 0})
+    started = tiny.run(epochs=1, schedule=still, optimizer={"weight_decay": 0}, init={"target": {"file": str(file)}})
+    weights = {}
+    for name, run in (("plain", plain), ("started", started)):
+        run_training(spec(name, run), seed=0, paths=paths, say=said.append)
+        weights[name] = load_file(paths.seed_files("tests", name, 0).target())
+    head = models.classifier("small", classes=5, channels=1)
+    for key, value in weights["started"].items():
+        if "running" in key or "tracked" in key:
+            continue
+        torch.testing.assert_close(value, weights["plain"][key] if key in head else theirs[key])
+    assert any("without its classifier (" in text for text in said)
 
 
 TUNED = """

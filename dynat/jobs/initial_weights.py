@@ -8,7 +8,7 @@ from pathlib import Path
 import safetensors.torch
 
 from dynat import models
-from dynat.checkpoints.third_party import load_third_party
+from dynat.checkpoints.start import start_from_file
 from dynat.checkpoints.weights import fill
 from dynat.config import Run, WeightSource
 from dynat.data import Dataset
@@ -27,6 +27,8 @@ class InitialWeights:
     sha256: str
     """Of the file that they come from."""
     file: Path
+    fresh: tuple[str, ...] = ()
+    """Weights of the classifier that the file does not have for these classes; they stay random."""
 
 
 def read_initial_weights(run: Run, preset: str, seed: int, paths: Paths, images: Dataset) -> dict[str, InitialWeights]:
@@ -53,13 +55,13 @@ def _of_run(name: str, source: WeightSource, preset: str, seed: int, paths: Path
 
 
 def _of_file(name: str, file: Path, role: str, images: Dataset) -> InitialWeights:
-    classes, channels = len(images.classes), images.channels
-    own = models.normalization(name, classes=classes, channels=channels)
-    bare = models.bare(name, classes=classes, channels=channels, size=images.size)
-    loaded = load_third_party(bare, file, channels=channels, default=own)
-    if str(loaded.normalization) != str(own):
-        raise UserError(
-            f"init.{role}.file: {file}: its network normalizes pixels first ({loaded.normalization}), and {name}, as "
-            f"it is trained here, normalizes them by {own}, so it would start as another function"
-        )
-    return InitialWeights(weights_of(loaded.network), file_sha256(file.read_bytes()), file)
+    shape = {"classes": len(images.classes), "channels": images.channels}
+    network = models.build(name, **shape, size=images.size)
+    try:
+        start = start_from_file(network, file, name=name, **shape, size=images.size)
+    except UserError as error:
+        raise UserError(f"init.{role}.file: {error}") from None
+    prefix = "model." if models.normalization(name, **shape).mean else ""
+    fresh = tuple(f"{prefix}{key}" for key in start.fresh)
+    weights = {key: value for key, value in weights_of(network).items() if key not in fresh}
+    return InitialWeights(weights, file_sha256(file.read_bytes()), file, fresh)

@@ -124,7 +124,8 @@ def _sources(run: Run, extra: ExtraImages | None, init: Mapping[str, InitialWeig
         share = f"{run.extra.count(run.batch)} of {run.batch}"
         yield f"{share} images of a batch are from {extra.info.path}, {len(extra):,} images"
     for network, start in init.items():
-        yield f"the {network} starts from {start.file}"
+        fresh = f", without its classifier ({', '.join(start.fresh)}), which starts random" if start.fresh else ""
+        yield f"the {network} starts from {start.file}{fresh}"
 
 
 def _silent(_: str) -> None:

@@ -61,7 +61,7 @@ def build_networks(
     distributed: Distributed = SINGLE_PROCESS,
     init: Mapping[str, Weights] | None = None,
 ) -> Networks:
-    """Fresh networks, or those that start from the weights in `init` by `target` and `guide`.
+    """Fresh networks, or those that start from the weights in `init` by `target` and `guide`; others stay random.
 
     The target comes first, so that it starts alike in every run with this seed.
     """
@@ -73,7 +73,8 @@ def build_networks(
             if name is not None
         }
     for role, weights in (init or {}).items():
-        built[role].load_state_dict(weights)
+        unexpected = built[role].load_state_dict(weights, strict=False).unexpected_keys
+        assert not unexpected, unexpected
     target, *guides = [
         mixed_precision(
             distributed.sync_batchnorm(network.to(device), device), run.precision, device, compiled=run.compile
