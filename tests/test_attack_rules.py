@@ -38,7 +38,7 @@ def check_attack(kind: str, norm: str, eps: float, seed: int, **more: object) ->
 @settings(max_examples=60, deadline=None)
 @given(
     kind=st.sampled_from(["clean", "fgsm", "pgd", "cw"]),
-    norm=st.sampled_from(["linf", "l2"]),
+    norm=st.sampled_from(["linf", "l2", "l1"]),
     eps=st.floats(1e-3, 0.99),
     start=st.sampled_from(["uniform", "none"]),
     restarts=st.integers(1, 3),
@@ -54,13 +54,17 @@ def test_cw_l2(eps: float, rate: float, seed: int) -> None:
     check_attack("cw-l2", "l2", eps, seed, step_size=rate)
 
 
-@pytest.mark.parametrize("norm", ["linf", "l2"])
-@pytest.mark.parametrize("part", registry.attack_parts("autoattack"))
+WHOLE = ("autoattack", "autoattack-plus", "autoattack-rand")
+PARTS = tuple(dict.fromkeys(part for kind in WHOLE for part in registry.attack_parts(kind)))
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
+@pytest.mark.parametrize("part", PARTS)
 def test_the_parts_of_autoattack(part: str, norm: str) -> None:
     # Square stays in the ball for any number of queries.
     check_attack(part, norm, 0.05, seed=3, steps=50)
 
 
 def test_every_registered_attack_is_tested_here() -> None:
-    tested = {"clean", "fgsm", "pgd", "cw", "cw-l2", *registry.attack_parts("autoattack"), "autoattack"}
+    tested = {"clean", "fgsm", "pgd", "cw", "cw-l2", *PARTS, *WHOLE}
     assert set(registry.ATTACKS) == tested, "a new kind needs a test in this file"

@@ -381,7 +381,7 @@ def test_they_are_evaluated_and_exported(
     assert f"pixels are normalized first, as the published weights of {arch} expect" in output
     code, output = dynat("export", "evaluations/theirs", "--out", "exported")
     assert code == 0, output
-    card = Path("exported/card.md").read_text()
+    card = Path("exported/README.md").read_text()
     assert f"{library}." in card and ("padding: 2" in card) == (padding == 2)
     pixels = to_pixels(dataset.test.images)
     save_file({"images": pixels}, "exported/input.safetensors")

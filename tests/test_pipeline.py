@@ -29,7 +29,7 @@ def fresh(tmp_path: Path) -> Project:
 def test_a_wrong_config_is_refused_before_any_job(fresh: Project) -> None:
     code, output = fresh.snakemake("-n", "all", "--config", "betta=6")
     assert code != 0
-    assert "dynat: config: params.yaml: unknown key 'betta': did you mean 'beta'?" in output
+    assert "dynat: config: params.yaml or the command line: unknown key 'betta': did you mean 'beta'?" in output
     assert "Traceback" not in output and "Exception" not in output
 
 
@@ -118,7 +118,7 @@ def test_what_trains_again_after_a_change_of_extra_images(fresh: Project) -> Non
 
 def test_the_old_name_of_select_is_accepted_with_a_notice(fresh: Project) -> None:
     code, output = fresh.snakemake("-n", "all", "--config", "methods=[at]")
-    assert code == 0 and "dynat: params.yaml: methods: is now select: (the old name still works)" in output
+    assert code == 0 and "dynat: params.yaml or the command line: methods: is now select: (the old name still works)" in output
 
 
 @pytest.mark.parametrize("name", ["x$(touch pwned)", "y;touch pwned", "two words", "../../outside"])
