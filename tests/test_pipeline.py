@@ -118,7 +118,10 @@ def test_what_trains_again_after_a_change_of_extra_images(fresh: Project) -> Non
 
 def test_the_old_name_of_select_is_accepted_with_a_notice(fresh: Project) -> None:
     code, output = fresh.snakemake("-n", "all", "--config", "methods=[at]")
-    assert code == 0 and "dynat: params.yaml or the command line: methods: is now select: (the old name still works)" in output
+    assert (
+        code == 0
+        and "dynat: params.yaml or the command line: methods: is now select: (the old name still works)" in output
+    )
 
 
 @pytest.mark.parametrize("name", ["x$(touch pwned)", "y;touch pwned", "two words", "../../outside"])
