@@ -172,3 +172,8 @@ def test_the_history_of_a_training_has_the_described_columns(tmp_path: Path) -> 
     columns = re.findall(r"`([^`]+)`", " ".join(re.findall(r"^\|([^|]+)\|", table, re.MULTILINE)))
     columns.remove("loss_<term>")
     assert set(columns) == set(row) - {"loss_ce", "loss_consistency"}
+
+
+def test_the_list_of_documents_is_complete() -> None:
+    listed = set(re.findall(r"\]\(([\w-]+\.md)\)", (ROOT / "docs" / "README.md").read_text()))
+    assert listed == {file.name for file in (ROOT / "docs").glob("*.md")} - {"README.md"}
