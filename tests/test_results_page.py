@@ -16,7 +16,7 @@ from dynat.results.paths import ExperimentFiles
 from dynat.runtime.errors import UserError
 from tests.fake_results import write_fake_results
 from tools import results_page
-from tools.results_archive import pack, unpack
+from tools.results_archive import extract, pack, unpack
 from tools.results_page import Results, sections, with_sections
 
 FINISHED = ["natural", "at", "at-gauss-clean-forward", "trades", "lbgat6", "dynat"]
@@ -129,3 +129,12 @@ def test_images_of_the_pages_exist() -> None:
     for page in results_page.PAGES:
         for image in re.findall(r"!\[[^]]*\]\(([^)]+)\)", page.read_text()):
             assert (page.parent / image).is_file(), (page.name, image)
+
+
+@pytest.mark.parametrize("name", ["../outside", "/outside"])
+def test_an_archive_writes_only_below_its_folder(name: str, tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "bad.tar", "w") as tar:
+        tar.addfile(tarfile.TarInfo(name))
+    with tarfile.open(tmp_path / "bad.tar") as tar, pytest.raises(UserError, match="nothing is unpacked"):
+        extract(tar, tmp_path / "into")
+    assert not (tmp_path / "into").exists()

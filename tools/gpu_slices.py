@@ -39,7 +39,7 @@ from dynat.config import Experiment, Run
 from dynat.results.paths import Paths
 from dynat.results.records import AnyRecord, OutcomeRecord, RunMetrics, SanityRecord, TrainingRecord, read_record
 from dynat.runtime.errors import UserError
-from tools.results_archive import pack, unpack
+from tools.results_archive import extract, pack, unpack
 
 ROOT = Path(__file__).parents[1]
 GRACE = 20
@@ -156,7 +156,7 @@ def restore(kept: Path, root: Path) -> None:
     parts = sorted(kept.glob("work-*.part"))
     if parts:
         with tarfile.open(fileobj=io.BytesIO(b"".join(part.read_bytes() for part in parts))) as tar:
-            tar.extractall(root, filter="data")
+            extract(tar, root)
 
 
 def leave(root: Path, out: Path, *, part_bytes: int, parts: int, say: Slice) -> None:
@@ -209,7 +209,7 @@ def main(words: Iterable[str] | None = None) -> int:
     restore(given.kept, given.root)
     if given.unpack and not (given.root / ".unpacked").exists():
         with tarfile.open(given.unpack) as tar:
-            tar.extractall(given.root, filter="data")
+            extract(tar, given.root)
         (given.root / ".unpacked").touch()
     with (given.out / "slice.log").open("a") as log:
         part = Slice(given.root, ends, given.device, log)

@@ -51,10 +51,22 @@ def pack(results: Path, archive: Path) -> list[str]:
     return names
 
 
+def extract(tar: tarfile.TarFile, into: Path) -> None:
+    """Only plain files and folders, and only below `into`. Python before 3.11.4 has no filter that sees to it."""
+    for member in tar.getmembers():
+        path = Path(member.name)
+        if path.is_absolute() or ".." in path.parts or not (member.isfile() or member.isdir()):
+            raise UserError(f"{path} in the archive is not a file below the folder to unpack to: nothing is unpacked")
+    if hasattr(tarfile, "data_filter"):
+        tar.extractall(into, filter="data")
+    else:
+        tar.extractall(into)
+
+
 def unpack(archive: Path, into: Path) -> ExperimentFiles:
     """Unpack an archive below `into`: a folder of results."""
     with tarfile.open(archive, "r:xz") as tar:
-        tar.extractall(into, filter="data")
+        extract(tar, into)
         return ExperimentFiles(into / Path(tar.getnames()[0]).parts[0])
 
 
