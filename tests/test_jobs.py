@@ -366,7 +366,7 @@ def test_the_record_of_an_outcome_holds_settings_and_cost(done: Paths) -> None:
 
 def test_examples_are_images_of_the_first_seed(done: Paths) -> None:
     with safe_open(done.run_files("tests", "some-run").examples("some-attack"), framework="pt") as content:
-        assert json.loads(content.metadata()["classes"]) == list("abcde")
+        assert json.loads(content.metadata()["examples"])["classes"] == list("abcde")
         clean, adversarial = content.get_tensor("clean"), content.get_tensor("adversarial")
         prediction = content.get_tensor("prediction")
     network = models.build("small", classes=5, channels=1)

@@ -263,6 +263,15 @@ def test_a_changed_pixel_of_an_example_is_noticed(tmp_path: Path) -> None:
         read_examples(file)
 
 
+def test_equal_examples_are_equal_files(tmp_path: Path) -> None:
+    labels, contents = np.array([3]), set()
+    for number in range(8):
+        file = tmp_path / f"{number}.safetensors"
+        write_examples(file, Examples(np.zeros((1, 1, 2, 2)), np.zeros((1, 1, 2, 2)), labels, labels, labels), ["a"])
+        contents.add(file.read_bytes())
+    assert len(contents) == 1
+
+
 def test_examples_that_were_cut_are_refused_by_name(tmp_path: Path) -> None:
     file = tmp_path / "some.safetensors"
     labels = np.array([3])

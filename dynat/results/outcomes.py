@@ -95,8 +95,10 @@ def write_outcome(run: RunFiles, record: OutcomeRecord, verdicts: Mapping[int, V
 def write_examples(file: Path, examples: Examples, classes: Sequence[str]) -> None:
     from safetensors.numpy import save
 
+    # One note, because safetensors writes several in random order: equal attacks give equal files.
+    note = json.dumps({"classes": list(classes), "sha256": _checksum(examples)})
     # Not with safetensors' own writer, which hides that a disk is full.
-    content = save(dict(vars(examples)), {"classes": json.dumps(list(classes)), "sha256": _checksum(examples)})
+    content = save(dict(vars(examples)), {"examples": note})
     atomic_write(file, lambda draft: draft.write_bytes(content))
 
 
@@ -106,8 +108,8 @@ def read_examples(file: Path) -> Examples:
     try:
         with safe_open(required(file), framework="np") as tensors:
             examples = Examples(**{name: tensors.get_tensor(name) for name in tensors.keys()})  # noqa: SIM118
-            expected = (tensors.metadata() or {}).get("sha256")
-    except (SafetensorError, TypeError) as error:  # TypeError: other arrays than those of an Examples
+            expected = json.loads((tensors.metadata() or {}).get("examples", "{}")).get("sha256")
+    except (SafetensorError, TypeError, ValueError) as error:  # TypeError: other arrays than those of an Examples
         raise UserError(f"{file}: no complete file of example images ({error}); {made_again(file)}") from None
     if expected not in (None, _checksum(examples)):  # files of earlier versions have none
         raise UserError(f"{file}: changed after it was written (another SHA-256); {made_again(file)}")
