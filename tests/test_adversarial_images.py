@@ -114,12 +114,12 @@ def test_a_file_that_is_not_what_its_record_says_is_refused(kind: str, attacked:
         check_adversarial(files, NAME, "safetensors", model, tiny.dataset().test.first(25), recorded(attacked, 0))
 
 
-def test_the_key_changes_nothing_but_the_files_that_are_asked_for() -> None:
-    asked = load({"preset": "digits", "attacks": {"pgd-20": {"adversarial_images": "pt"}}})
+def test_the_key_adds_files_and_changes_nothing_else() -> None:
+    with_images = load({"preset": "digits", "attacks": {"pgd-20": {"adversarial_images": "pt"}}})
     plain = load({"preset": "digits"})
-    assert asked.attacks["pgd-20"].adversarial_images == "pt"
-    assert asked.evaluation("at", "pgd-20") == plain.evaluation("at", "pgd-20")
-    assert json.loads(asked.model_dump_json()) == json.loads(plain.model_dump_json())
+    assert with_images.attacks["pgd-20"].adversarial_images == "pt"
+    assert with_images.evaluation("at", "pgd-20") == plain.evaluation("at", "pgd-20")
+    assert json.loads(with_images.model_dump_json()) == json.loads(plain.model_dump_json())
 
 
 @pytest.mark.slow

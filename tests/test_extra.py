@@ -32,7 +32,7 @@ from tests.helpers import Killed
 CPU = torch.device("cpu")
 
 
-def pictures(count: int = 40, seed: int = 9) -> tuple[Any, Any]:
+def example_images(count: int = 40, seed: int = 9) -> tuple[Any, Any]:
     """Images N x H x W x C and labels in the form of a published file."""
     made = tiny.images(count // tiny.CLASSES, seed=seed)
     return made.images.permute(0, 2, 3, 1).numpy(), made.labels.numpy()
@@ -51,7 +51,7 @@ def prepare(file: Path) -> extra.ExtraImages:
 
 
 def made(folder: Path, **changes: Any) -> extra.ExtraImages:
-    images, labels = pictures()
+    images, labels = example_images()
     return prepare(saved(folder, **{"image": images, "label": labels, **changes}))
 
 
@@ -63,7 +63,7 @@ def made(folder: Path, **changes: Any) -> extra.ExtraImages:
 def test_both_published_forms_are_read_stored_or_compressed(
     writer: Callable[..., None], names: tuple[str, str], tmp_path: Path
 ) -> None:
-    images, labels = pictures()
+    images, labels = example_images()
     arrays: dict[str, Any] = dict(zip(names, (images, labels.astype(np.int32)), strict=True))
     file = saved(tmp_path, writer, **arrays)
     found = prepare(file)
@@ -78,7 +78,7 @@ def test_both_published_forms_are_read_stored_or_compressed(
 
 
 def test_an_array_in_fortran_order_is_read_as_it_is(tmp_path: Path) -> None:
-    images, _ = pictures()
+    images, _ = example_images()
     assert np.array_equal(made(tmp_path, image=np.asfortranarray(images)).images, images)
 
 
@@ -104,15 +104,15 @@ class Evil:
 
 
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
-    "reals": ({"image": pictures()[0] / 255}, r"images are float64, not bytes .*\(255 \* image\).round"),
-    "zeros-and-ones": ({"image": pictures()[0] // 128}, "pixels are 0 or 1: were images in .0,1. saved as bytes"),
+    "reals": ({"image": example_images()[0] / 255}, r"images are float64, not bytes .*\(255 \* image\).round"),
+    "zeros-and-ones": ({"image": example_images()[0] // 128}, "pixels are 0 or 1: were images in .0,1. saved as bytes"),
     "size": ({"image": np.full((40, 9, 8, 1), 7, np.uint8)}, "are 40 x 9 x 8 x 1, and tiny needs N x 8 x 8 x 1"),
     "channels-first": ({"image": np.full((40, 3, 8, 8), 7, np.uint8)}, "N x 8 x 8 x 1 .height, width, channels"),
-    "empty": ({"image": pictures()[0][:0], "label": pictures()[1][:0]}, "has no images"),
-    "class": ({"label": pictures()[1] + 1}, "labels are from 1 to 5, and tiny has 5 classes, 0 to 4"),
-    "below": ({"label": pictures()[1] - 2}, r"labels are from -2 to 2, .*\(-1: no label\)"),
-    "count": ({"label": pictures()[1][:39]}, "40 images, but labels are int64 of shape 39"),
-    "one-hot": ({"label": np.eye(5)[pictures()[1]]}, "labels are float64 of shape 40 x 5, not a whole number"),
+    "empty": ({"image": example_images()[0][:0], "label": example_images()[1][:0]}, "has no images"),
+    "class": ({"label": example_images()[1] + 1}, "labels are from 1 to 5, and tiny has 5 classes, 0 to 4"),
+    "below": ({"label": example_images()[1] - 2}, r"labels are from -2 to 2, .*\(-1: no label\)"),
+    "count": ({"label": example_images()[1][:39]}, "40 images, but labels are int64 of shape 39"),
+    "one-hot": ({"label": np.eye(5)[example_images()[1]]}, "labels are float64 of shape 40 x 5, not a whole number"),
     "objects": ({"label": np.array([Evil()] * 40, dtype=object)}, "'label' holds Python objects, which are not read"),
 }
 
@@ -128,12 +128,12 @@ def test_a_file_that_does_not_fit_is_refused(case: str, tmp_path: Path, monkeypa
 
 def test_a_file_without_the_arrays_is_refused_with_their_names(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"has no array 'image' .with 'label'. or 'data' .*, only: x, y"):
-        prepare(saved(tmp_path, x=pictures()[0], y=pictures()[1]))
+        prepare(saved(tmp_path, x=example_images()[0], y=example_images()[1]))
 
 
 @pytest.mark.parametrize("content", ["pickle", "text", "cut", "flipped"])
 def test_a_damaged_or_other_file_is_refused(content: str, tmp_path: Path) -> None:
-    images, labels = pictures()
+    images, labels = example_images()
     file = saved(tmp_path, image=images, label=labels)
     whole = bytearray(file.read_bytes())
     if content == "flipped":
@@ -146,7 +146,7 @@ def test_a_damaged_or_other_file_is_refused(content: str, tmp_path: Path) -> Non
 
 
 def test_a_file_that_changed_after_its_check_is_refused_and_a_new_date_is_not(tmp_path: Path) -> None:
-    images, labels = pictures()
+    images, labels = example_images()
     file = saved(tmp_path, image=images, label=labels)
     folder = (tmp_path / "data/tiny/extra") / ExtraImagesConfig(path=str(file), ratio=0.5).name
     digest = prepare(file).info.sha256
@@ -162,7 +162,7 @@ def test_a_file_that_changed_after_its_check_is_refused_and_a_new_date_is_not(tm
 def test_test_images_among_the_extra_ones_and_absent_classes_are_reported(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    images, labels = pictures()
+    images, labels = example_images()
     test = tiny.dataset().test.images.permute(0, 2, 3, 1).numpy()
     images = np.concatenate([images[labels != 2], test[:3]])
     found = made(tmp_path, image=images, label=np.concatenate([labels[labels != 2], [0, 0, 0]]))
@@ -174,7 +174,7 @@ def test_test_images_among_the_extra_ones_and_absent_classes_are_reported(
 
 def test_a_stored_array_in_an_archive_with_long_headers(tmp_path: Path) -> None:
     """`numpy.savez` writes ZIP64 fields before the bytes; other programs write none, and put other files between."""
-    images, labels = pictures()
+    images, labels = example_images()
     np.save(tmp_path / "image.npy", images)
     np.save(tmp_path / "label.npy", labels)
     file = saved(tmp_path, image=images)
@@ -327,7 +327,7 @@ def test_unlabeled_images_train_with_every_setting_that_reads_true_labels(
 
 @pytest.mark.parametrize("form", ["absent", "some"])
 def test_images_without_a_label_need_dynamic_labels(form: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    images, labels = pictures()
+    images, labels = example_images()
     arrays = {"image": images} if form == "absent" else {"image": images, "label": np.where(labels == 0, -1, labels)}
     file = saved(tmp_path, **arrays)
     unlabeled = prepare(file).info.unlabeled
@@ -350,7 +350,7 @@ def test_images_without_a_label_need_dynamic_labels(form: str, tmp_path: Path, m
 
 
 def test_a_training_records_its_extra_images_and_depends_on_them(tmp_path: Path) -> None:
-    images, labels = pictures()
+    images, labels = example_images()
     file = saved(tmp_path, image=images, label=labels)
     digest = prepare(file).info.sha256
     spec = tiny.training_spec(with_extra(tiny.run(epochs=1)))

@@ -1,4 +1,4 @@
-"""`train`: the training of the pipeline on tensors; and `load`, for what it, or somebody else, has trained."""
+"""`train`: the training of the pipeline on tensors; and `load`, for its networks and third-party checkpoints."""
 
 from __future__ import annotations
 

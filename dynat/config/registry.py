@@ -171,7 +171,7 @@ def known(kind: str, name: str, table: Mapping[str, Any]) -> str:
 def network_entry(name: str) -> tuple[str, dict[str, int | str]]:
     """The table entry and the arguments that a network's name stands for.
 
-    Whether a package is installed and has the network is not asked here: results are also read where it is not.
+    Does not check whether a package is installed and has the network: results are also read where it is not.
     """
     package, slash, inside = name.partition("/")
     if slash:

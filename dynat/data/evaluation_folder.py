@@ -44,7 +44,7 @@ def prepare(config: DatasetConfig, root: Path) -> Dataset:
 
 
 def common_size(path: Path) -> int:
-    """The side in pixels of all test images, if they are squares of one size; otherwise an error that asks for it."""
+    """The side in pixels of all test images, if they are squares of one size; an error says to give it otherwise."""
     sizes = set()
     for files in test_files(path).values():
         for file in files:

@@ -218,7 +218,7 @@ def _pair(node: fx.Node, modules: dict[str, nn.Module]) -> tuple[str, str] | Non
 
 
 def _has_hooks(module: nn.Module) -> bool:
-    """Whether code of somebody else sees or changes what goes into or comes out of it."""
+    """Whether forward hooks see or change its inputs or outputs."""
     return bool(module._forward_hooks or module._forward_pre_hooks)
 
 

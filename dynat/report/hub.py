@@ -21,7 +21,7 @@ FORMAT = 1
 DATASETS = {"cifar10": "uoft-cs/cifar10", "cifar100": "uoft-cs/cifar100", "svhn": "ufldl-stanford/svhn"}
 """Data sets that have a page on the hub, by the name that the presets give them."""
 UNKNOWN = "unknown"
-"""The hub's word for a license that nobody has chosen."""
+"""The hub's value for a license that was not given."""
 
 
 class NetworkCode(BaseModel):
