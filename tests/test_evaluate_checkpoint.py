@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -12,11 +13,15 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from dynat import data, models
 from dynat.attacks import Evaluation, evaluate
+from dynat.attacks import evaluation as attacks
 from dynat.config import AttackConfig, load, registry
+from dynat.data import to_pixels
+from dynat.data.corruptions import corrupt
 from dynat.data.images import stratified
 from dynat.jobs.checkpoint_warnings import same_shapes
 from dynat.jobs.import_checkpoint import run_import
@@ -173,6 +178,60 @@ def test_the_norm_is_used(run: Evaluate, paths: SingleRunPaths, theirs: nn.Modul
     ].int().tolist()
 
 
+def test_the_adversarial_images_of_every_attack_are_written(
+    run: Evaluate, paths: SingleRunPaths, theirs: nn.Module
+) -> None:
+    code, output = run(attacks="pgd-4,cw-2", images=20, adversarial="safetensors")
+    assert code == 0, output
+    assert sorted(file.name for file in (paths.results / "seed0").glob("*.safetensors") if "adv" in file.name) == [
+        "cw-2.adversarial.safetensors",
+        "pgd-4.adversarial.safetensors",
+    ], "none of the clean images"
+    written = load_file(paths.results / "seed0" / "pgd-4.adversarial.safetensors")
+    with torch.no_grad():
+        correct = Normalizing(theirs.eval())(written["images"]).argmax(1) == written["labels"]
+    assert correct.int().tolist() == [int(row["correct"]) for row in outcome(paths.results, "pgd-4")]
+    assert 0 < correct.sum() < 20
+
+
+def test_shards_do_all_the_work_of_the_attacks(
+    run: Evaluate, paths: SingleRunPaths, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = {"attacks": "pgd-4", "adversarial": "pt", "corruptions": "{kinds: [brightness]}", "sanity": ""}
+    assert run(out=tmp_path / "whole", state=tmp_path / "other", **words)[0] == 0
+    for shard in ("1-of-2", "2-of-2"):
+        code, output = run(shard=shard, **words)
+        assert code == 0 and "theirs clean: accuracy " in output and "2 of 4 batches" in output
+        assert RunFiles(paths.results).attacks() == ["clean"] and "written to" not in output
+        assert "corruptions" not in output and "sanity" not in output, "those are for the command without --shard"
+    monkeypatch.setattr(attacks, "_evaluate_batch", lambda *_, **__: pytest.fail("the batches are finished"))
+    code, output = run(**words | {"sanity": None})
+    assert code == 0, output
+    for file in ("outcomes/pgd-4.csv", "seed0/pgd-4.adversarial.pt", "corruptions.csv"):
+        assert (paths.results / file).read_bytes() == (tmp_path / "whole" / file).read_bytes(), file
+
+
+def test_corruptions_are_evaluated_before_the_attacks(run: Evaluate, paths: SingleRunPaths, theirs: nn.Module) -> None:
+    words = {"corruptions": "{kinds: [contrast, brightness], severities: [1, 5]}", "images": 20}
+    code, output = run(**words)
+    assert code == 0 and output.index("theirs corruptions: ") < output.index("theirs pgd-4: ")
+    table, accuracy = (paths.results / "table.md").read_text(), {}
+    for kind in ("contrast", "brightness"):
+        right = 0
+        for severity in (1, 5):
+            pixels = TEST.images[:20].permute(0, 2, 3, 1).numpy()
+            images = to_pixels(torch.from_numpy(corrupt(pixels, kind, severity, seed=0, first=0)).permute(0, 3, 1, 2))
+            with torch.no_grad():
+                right += int((Normalizing(theirs.eval())(images).argmax(1) == TEST.labels[:20]).sum())
+        accuracy[kind] = 100 * right / 40
+        assert re.search(rf"^\| {kind} +\| +{accuracy[kind]:.1f} % \|$", table, re.MULTILINE), table
+    assert accuracy["contrast"] != accuracy["brightness"]
+    assert f"| mean       |   {sum(accuracy.values()) / 2:.1f} % |" in table and "on 20 test images per" in table
+    assert "Corruption" not in run(images=20)[1]
+    code, output = run(corruptions="{path: nowhere}", attacks="pgd-2")
+    assert code == 2 and "nowhere/labels.npy: no such file" in output and "theirs pgd-2" not in output
+
+
 # --- what a file of weights does not contain ------------------------------------------------------------------------
 
 
@@ -294,6 +353,10 @@ REFUSED = [
     ({"mean": "125.3", "std": "63"}, "mean 125.3 is not of pixels in [0,1]: divide values meant for 0..255 by 255"),
     ({"mean": "0.5,0.5", "std": "0.2,0.2"}, "mean and std have 2 channels, and the images have 1"),
     ({"images": "0"}, "images: "),
+    ({"adversarial": "npz"}, "attacks.pgd-4.adversarial_images: "),
+    ({"shard": "3-of-2"}, "shard '3-of-2': write 2-of-4 for the second of four"),
+    ({"corruptions": "CIFAR-10-C"}, "--corruptions CIFAR-10-C: write a mapping, such as {} or {path: CIFAR-10-C}"),
+    ({"corruptions": "{kind: [fog]}"}, "corruptions: unknown key 'kind': did you mean 'kinds'?"),
 ]
 
 

@@ -48,15 +48,15 @@ Device = Annotated[
     str, typer.Option(metavar="NAME", help="auto, cpu, cuda or cuda:1. auto: a free GPU, otherwise the CPU.")
 ]
 Threads = Annotated[
-    int | None, typer.Option(min=1, max=MAX_THREADS, help="CPU threads. By default the number in the preset.")
+    int | None, typer.Option(min=1, max=MAX_THREADS, help="CPU threads. By default the number in the config.")
 ]
 ShardName = Annotated[
     str | None,
     typer.Option(
         "--shard",
         metavar="I-of-N",
-        help="Attack only these batches: 2-of-4 is the second of four equal parts. The command without it finds them "
-        "finished.",
+        help="Attack only a part of the batches: 2-of-4 is the second of four equal parts. The command without this "
+        "option joins them.",
     ),
 ]
 AdversarialFormat = Annotated[

@@ -3,14 +3,28 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from pydantic import TypeAdapter, ValidationError
 
-from dynat.cli.app import CHECKPOINT, DATA, STATE, Data, Device, State, Threads, app, quick_imports, say
-from dynat.config.base import Real, problems, shortened
+from dynat.cli.app import (
+    CHECKPOINT,
+    DATA,
+    STATE,
+    AdversarialFormat,
+    Data,
+    Device,
+    ShardName,
+    State,
+    app,
+    quick_imports,
+    say,
+)
+from dynat.config.base import MAX_THREADS, Real, problems, shortened
 from dynat.config.names import as_run_name, file_name
+from dynat.config.shards import Shard
+from dynat.config.yaml_input import parsed
 from dynat.results.paths import SingleRunPaths, evaluation_folder
 from dynat.runtime.errors import UserError
 
@@ -54,6 +68,14 @@ Expect = Annotated[float | None, typer.Option(help="Warn if the clean accuracy i
 Sanity = Annotated[
     bool, typer.Option("--sanity", help="Run the sanity checks of the evaluation too: many small attacks.")
 ]
+Corruptions = Annotated[
+    str | None,
+    typer.Option(
+        metavar="MAPPING",
+        help="Evaluate on corrupted images too, with the settings of the section corruptions of a preset: "
+        "'{path: CIFAR-10-C}', or {} to make them from the test images.",
+    ),
+]
 Out = Annotated[Path | None, typer.Option(metavar="FOLDER", help="Folder to write. By default evaluations/<file>.")]
 
 
@@ -74,9 +96,14 @@ def evaluate(
     padding: Padding = None,
     expect: Expect = None,
     sanity: Sanity = False,
+    corruptions: Corruptions = None,
+    adversarial: AdversarialFormat = None,
+    shard: ShardName = None,
     out: Out = None,
     device: Device = "auto",
-    threads: Threads = None,
+    threads: Annotated[
+        int | None, typer.Option(min=1, max=MAX_THREADS, help="CPU threads. By default one per core.")
+    ] = None,
     data: Data = DATA,
     state: State = STATE,
 ) -> None:
@@ -108,9 +135,12 @@ def evaluate(
         },
         expected_accuracy=expect,
         sanity_checks=sanity,
+        corruptions=None if corruptions is None else _mapping(corruptions, "--corruptions"),
+        adversarial_images=adversarial,
     )
     paths = SingleRunPaths(data, out or evaluation_folder(name), state)
-    evaluate_checkpoint(request, name=name, paths=paths, device=device, say=say)
+    part = None if shard is None else Shard.parse(shard)
+    evaluate_checkpoint(request, name=name, paths=paths, device=device, say=say, shard=part)
 
 
 def _list(text: str, option: str) -> list[str]:
@@ -132,6 +162,13 @@ def _attack_names(text: str) -> tuple[str, ...]:
         except ValueError as error:
             raise UserError(f"{option}: {error}") from None
     return tuple(entries)
+
+
+def _mapping(text: str, option: str) -> dict[str, Any]:
+    content = parsed(text)
+    if not isinstance(content, dict):
+        raise UserError(f"{option} {shortened(text)}: write a mapping, such as {{}} or {{path: CIFAR-10-C}}")
+    return content
 
 
 def _numbers(text: str, option: str) -> list[float]:

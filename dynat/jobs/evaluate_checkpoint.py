@@ -4,6 +4,8 @@
     <out>/metrics.json                            the same, unrounded
     <out>/outcomes/<attack>.csv, .json            a row per image; the attack's settings and cost
     <out>/seed0/target.safetensors, config.json   the network as a function of pixels in [0,1]
+    <out>/seed0/<attack>.adversarial.<format>     on request: the adversarial images
+    <out>/corruptions.csv, .json                  on request: counts on corrupted images
     <out>/experiment.json                         what was requested
 
 The clean accuracy comes first, because a file of weights does not contain everything about its network: warnings are
@@ -21,11 +23,16 @@ from typing import Any
 from dynat import data
 from dynat.checkpoints.third_party import read_tensors
 from dynat.config import DatasetConfig, Experiment, SanityConfig, of_content, of_file
+from dynat.config.shards import Shard
+from dynat.jobs.adversarial import run_adversarial
 from dynat.jobs.checkpoint_warnings import accuracy_warnings, architecture_warnings
-from dynat.jobs.evaluation import run_evaluation
+from dynat.jobs.corruptions import run_corruptions
+from dynat.jobs.evaluation import run_evaluation, run_shard
 from dynat.jobs.evaluation_data import evaluation_data
 from dynat.jobs.import_checkpoint import file_digest, load_checkpoint, run_import
 from dynat.jobs.sanity import run_sanity_checks
+from dynat.results.corruptions import read_corruptions
+from dynat.results.outcomes import CLEAN
 from dynat.results.paths import SingleRunPaths
 from dynat.results.records import TrainingRecord, read_record
 from dynat.runtime.device import choose_device
@@ -56,12 +63,25 @@ class CheckpointRequest:
     """The clean accuracy, in percent, that its authors report."""
     sanity_checks: bool = False
     """Whether to run the sanity checks too."""
+    corruptions: Mapping[str, Any] | None = None
+    """Settings of the evaluation on corrupted images, as in a preset; None for none."""
+    adversarial_images: str | None = None
+    """The format in which the adversarial images of every attack are written."""
 
 
 def evaluate_checkpoint(
-    request: CheckpointRequest, *, name: str, paths: SingleRunPaths, device: str = "auto", say: Say = print
-) -> Path:
-    """Evaluate a checkpoint into `paths.results`; an interrupted call resumes. The file of the table."""
+    request: CheckpointRequest,
+    *,
+    name: str,
+    paths: SingleRunPaths,
+    device: str = "auto",
+    say: Say = print,
+    shard: Shard | None = None,
+) -> None:
+    """Evaluate a checkpoint into `paths.results`; an interrupted call resumes.
+
+    With `shard`, only its batches of every attack; the call without it finds them finished.
+    """
     choose_device(device)
     # Refused before images are prepared.
     checkpoint = _experiment(request, name, DatasetConfig(name="unknown", source="digits")).checkpoints[name]
@@ -77,31 +97,44 @@ def evaluate_checkpoint(
         on_accepted=lambda: atomic_text(paths.request, experiment.model_dump_json(indent=2) + "\n"),
     )
     run = paths.run_files("", name)
-    warnings: list[str] = []
-    for attack in experiment.attacks:
-        run_evaluation(experiment.evaluation(name, attack), paths=paths, device=device, say=say)
-        if attack == "clean":
-            test = data.load(paths.dataset(dataset.name)).test
-            warnings = [*accuracy_warnings(run, request.expected_accuracy), *architecture_warnings(run, test, device)]
-            for warning in warnings:
-                say(f"warning: {warning}")
+    run_evaluation(experiment.evaluation(name, CLEAN), paths=paths, device=device, say=say)
+    test = data.load(paths.dataset(dataset.name)).test
+    warnings = [*accuracy_warnings(run, request.expected_accuracy), *architecture_warnings(run, test, device)]
+    for warning in warnings:
+        say(f"warning: {warning}")
+    if shard is None and experiment.corruptions is not None:
+        run_corruptions(experiment.corrupted(name), paths=paths, device=device, say=say)
+    for attack in [attack for attack in experiment.attacks if attack != CLEAN]:
+        spec, images = experiment.evaluation(name, attack), request.adversarial_images
+        if shard is not None:
+            run_shard(spec, shard, paths=paths, device=device, say=say, keep_images=images is not None)
+            continue
+        run_evaluation(spec, paths=paths, device=device, say=say, keep_images=images is not None)
+        if images is not None:
+            run_adversarial(spec, 0, images, paths=paths, device=device, say=say)
+    if shard is not None:
+        say(f"shard {shard} is finished; when all are, the command without --shard joins them")
+        return
     # Sanity checks of an earlier request would pass for those of this one. Its finished batches are kept as state.
     for file in (run.sanity, run.sanity_record):
         file.unlink(missing_ok=True)
     if request.sanity_checks:
         run_sanity_checks(experiment.sanity_checks(name), paths=paths, device=device, say=say)
-    return _write_table(experiment, name, warnings, paths, say)
+    _write_table(experiment, name, warnings, paths, say)
 
 
 def _experiment(request: CheckpointRequest, name: str, dataset: DatasetConfig) -> Experiment:
     """The request as an experiment of one row, checked like a preset."""
-    attacks = dict.fromkeys(("clean", *request.attacks))
+    settings = {**request.settings, "adversarial_images": request.adversarial_images}
+    attacks = {CLEAN: request.settings} | {attack: settings for attack in request.attacks if attack != CLEAN}
     images = SanityConfig().images
+    corruptions = request.corruptions
     content = {
         "dataset": dataset.model_dump(exclude_none=True),
         "threat": request.threat,
         "checkpoints": {name: {"file": str(request.file), "arch": request.arch, **request.normalization}},
-        "attacks": {attack: dict(request.settings) for attack in attacks},
+        "attacks": attacks,
+        "corruptions": None if corruptions is None else {"images": request.settings.get("images"), **corruptions},
         "sanity": {
             "images": min(images, request.settings.get("images", images)),
             "surrogate": request.settings.get("surrogate", "auto"),
@@ -131,7 +164,7 @@ def _refuse_other_results(experiment: Experiment, name: str, file: Path, paths: 
         )
 
 
-def _write_table(experiment: Experiment, name: str, warnings: list[str], paths: SingleRunPaths, say: Say) -> Path:
+def _write_table(experiment: Experiment, name: str, warnings: list[str], paths: SingleRunPaths, say: Say) -> None:
     """Count the outcomes; print and keep the table."""
     from dynat.report import formatting, run_table
     from dynat.report.markdown import escape
@@ -146,8 +179,11 @@ def _write_table(experiment: Experiment, name: str, warnings: list[str], paths: 
     parts = [f"{escape(checkpoint.file)} as {checkpoint.arch} on {dataset}, {images}", run_table.to_markdown(metrics)]
     if checks := [f"* {check}" for check in run_table.sanity_checks(metrics)]:
         parts.append("\n".join(["Sanity checks:", "", *checks]))
+    if experiment.corruptions is not None:
+        from dynat.report import corruptions
+
+        parts.append(corruptions.one_row(read_corruptions(paths.run_files("", name))))
     parts += [f"Warning: {escape(warning)}" for warning in [*warnings, *run_table.notices(metrics)]]
     text = "\n\n".join(parts)
     atomic_text(paths.table, text + "\n")
     say(f"\n{text}\n\nwritten to {paths.table}")
-    return paths.table

@@ -56,13 +56,16 @@ def to_markdown(accuracies: Accuracies, experiment: Experiment) -> str:
     return f"{markdown_table(head, rows, right=range(1, len(head)))}\n\n{about(first, experiment)}\n"
 
 
+def one_row(found: CorruptionAccuracy) -> str:
+    """The accuracy of one row, a line per corruption, so that it reads as text too."""
+    accuracies = {**found.by_corruption, "mean": found.mean}
+    rows = [[kind.replace("_", " "), f"{_percent(value)} %"] for kind, value in accuracies.items()]
+    return f"{markdown_table(['Corruption', 'Accuracy'], rows, right=[1], padded=True)}\n\n{_images(found)}"
+
+
 def about(found: CorruptionAccuracy, experiment: Experiment) -> str:
     """What the numbers are of, and whose they can be compared with."""
-    record, reference = found.record, experiment.corruptions and experiment.corruptions.reference
-    severities = formatting.listing(map(str, record.corruptions.severities))
-    source = "made from the test images; compare them with each other, not with numbers on the published archive"
-    if not record.made:
-        source = "of the published archive"
+    reference = experiment.corruptions and experiment.corruptions.reference
     if reference:
         mean = (
             f"mCE: the error under each corruption, summed over severities, divided by that of `{reference}`; the mean "
@@ -70,10 +73,18 @@ def about(found: CorruptionAccuracy, experiment: Experiment) -> str:
         )
     else:
         mean = "The mean error is not relative to a reference network (an unnormalized mCE, as usual for CIFAR)."
+    return f"{_images(found)} {mean} Corruptions are not adversarial: they say nothing about an attacker."
+
+
+def _images(found: CorruptionAccuracy) -> str:
+    record = found.record
+    severities = formatting.listing(map(str, record.corruptions.severities))
+    source = "made from the test images; compare them with each other, not with numbers on the published archive"
+    if not record.made:
+        source = "of the published archive"
     return (
         f"Accuracy in percent on {record.images:,} test images per corruption and severity, mean over seeds and over "
-        f"the severities {severities}; corruptions {source}. {mean} Corruptions are not adversarial: they say nothing "
-        "about an attacker."
+        f"the severities {severities}; corruptions {source}."
     )
 
 
