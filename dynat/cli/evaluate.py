@@ -76,6 +76,7 @@ Corruptions = Annotated[
         "'{path: CIFAR-10-C}', or {} to make them from the test images.",
     ),
 ]
+Threads = Annotated[int | None, typer.Option(min=1, max=MAX_THREADS, help="CPU threads. By default one per core.")]
 Out = Annotated[Path | None, typer.Option(metavar="FOLDER", help="Folder to write. By default evaluations/<file>.")]
 
 
@@ -101,9 +102,7 @@ def evaluate(
     shard: ShardName = None,
     out: Out = None,
     device: Device = "auto",
-    threads: Annotated[
-        int | None, typer.Option(min=1, max=MAX_THREADS, help="CPU threads. By default one per core.")
-    ] = None,
+    threads: Threads = None,
     data: Data = DATA,
     state: State = STATE,
 ) -> None:
@@ -120,7 +119,6 @@ def evaluate(
     if expect is not None and not 0 <= expect <= 100:
         raise UserError(f"--expect {expect:g}: an accuracy in percent, from 0 to 100")
     settings = {"images": images, "batch": batch, "surrogate": surrogate}
-    normalization = {"mean": mean, "std": std}
     request = CheckpointRequest(
         file=file,
         arch=arch,
@@ -129,10 +127,7 @@ def evaluate(
         attacks=_attack_names(attacks),
         threat={"eps": eps, "norm": norm},
         settings={key: value for key, value in settings.items() if value is not None},
-        normalization={
-            **{key: _numbers(value, f"--{key}") for key, value in normalization.items() if value is not None},
-            **({} if padding is None else {"padding": padding}),
-        },
+        normalization=_normalization(mean, std, padding),
         expected_accuracy=expect,
         sanity_checks=sanity,
         corruptions=None if corruptions is None else _mapping(corruptions, "--corruptions"),
@@ -162,6 +157,12 @@ def _attack_names(text: str) -> tuple[str, ...]:
         except ValueError as error:
             raise UserError(f"{option}: {error}") from None
     return tuple(entries)
+
+
+def _normalization(mean: str | None, std: str | None, padding: int | None) -> dict[str, Any]:
+    """The keys of a row of `checkpoints:` that are given."""
+    lists = {key: _numbers(value, f"--{key}") for key, value in {"mean": mean, "std": std}.items() if value is not None}
+    return lists if padding is None else {**lists, "padding": padding}
 
 
 def _mapping(text: str, option: str) -> dict[str, Any]:
