@@ -193,7 +193,8 @@ def test_radii_read_and_print_as_the_literature_writes_them(levels: int) -> None
 def test_a_radius_of_training_that_was_forgotten_is_refused() -> None:
     """The presets of the papers search with numbers of their own, which another threat does not move."""
     params = {"preset": "cifar10-resnet18", "select": ["dynat"], "threat": {"norm": "l2", "eps": 0.5}}
-    with pytest.raises(ConfigError, match=r"runs.dynat.inner.eps: 0.031 is far .* set training.inner.eps=0.5 and"):
+    message = r"runs.dynat.inner.eps: 0.031 is far .* set training.inner=\{eps: 0.5, step_size: 0.125\} too"
+    with pytest.raises(ConfigError, match=message):
         load(params)
     inner = load({**params, "training": {"inner": {"eps": 0.5, "step_size": 0.125}}}).runs["dynat"].inner
     assert (inner.eps, inner.step_size) == (0.5, 0.125)

@@ -117,14 +117,14 @@ def described(annotation: Any, metadata: list[Any]) -> str:
 
 
 def limits(metadata: list[Any]) -> str:
-    """The limits of a number, as in ` > 0, < 1`."""
-    words: list[str] = []
+    """The limits of a number, as in ` > 0, < 1`; of two lower or upper limits, the last one."""
+    words: dict[str, str] = {}
     for mark in [part for item in metadata for part in getattr(item, "metadata", [item])]:
         for name, sign in (("gt", ">"), ("ge", "≥"), ("lt", "<"), ("le", "≤")):
             limit = getattr(mark, name, None)
             if limit is not None:
-                words.append(f" {sign} {limit:g}")
-    return ",".join(words)
+                words[sign] = f" {sign} {limit:g}"
+    return ",".join(words.values())
 
 
 def default(field: FieldInfo) -> str:

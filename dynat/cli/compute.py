@@ -69,7 +69,9 @@ def train(
 
 @app.command("import", rich_help_panel=COMPUTE)
 def import_(
-    name: Annotated[str | None, typer.Argument(metavar="NAME", help="A row of the section `checkpoints`.")] = None,
+    name: Annotated[
+        str | None, typer.Argument(metavar="NAME", help="Required: a row of the section checkpoints.")
+    ] = None,
     params: Params = PARAMS,
     set_: Set = None,
     data: Data = DATA,
@@ -85,7 +87,7 @@ def import_(
 def attack(
     run: RowName = None,
     attack: Annotated[
-        str | None, typer.Argument(metavar="ATTACK", help="An attack of the preset, such as pgd-20.")
+        str | None, typer.Argument(metavar="ATTACK", help="Required: an attack of the preset, such as pgd-20.")
     ] = None,
     params: Params = PARAMS,
     set_: Set = None,

@@ -105,7 +105,7 @@ class SanityConfig(StrictModel):
     """`linf`: the radius in pixels of [0,1] at which every image must be broken, since all can become gray. Under `l2`
     and `l1` it is twenty times `eps`."""
     surrogate: SurrogatePrecision = "auto"
-    """The model that these attacks query; as for an attack."""
+    """The model that these attacks query; see the same key of an [attack](#attacks)."""
 
     @field_validator("steps")
     @classmethod

@@ -78,10 +78,11 @@ class PresetInput(StrictModel):
     """Weight of the target's loss against the guide's, `L = CE(guide, y) + beta * L_target`, in every run with dynamic
     labels whose row has no `beta`; by default 1.0."""
     select: Names | None = None
-    """Names of the runs to use, or `all`; by default all. Checkpoints are used in any case and may be named. The old
+    """Names of the runs to use, or `all`; by default all. Checkpoints are always used and need not be named. The old
     name `methods` is still accepted."""
     seeds: Seeds | None = None
-    """Seeds of the trainings, by default `[0]`. In `params.yaml` for every run, in a preset for rows without seeds."""
+    """Seeds of the trainings, by default `[0]`. In `params.yaml` they are those of every run; in a preset, of the runs
+    without `seeds` of their own."""
     dataset: Annotated[Section | None, Layer(DatasetConfig)] = None
     """The images; see [dataset](#dataset)."""
     threat: Annotated[Section | None, Layer(ThreatModel)] = None
@@ -99,7 +100,7 @@ class PresetInput(StrictModel):
     attacks: Annotated[Attacks | None, LayerRows(AttackConfig)] = None
     """The columns of the table by name, or a list that chooses among them; see [attacks](#attacks)."""
     corruptions: Annotated[Section | None, Layer(CorruptionsConfig)] = None
-    """Corrupted test images, as an evaluation of every row; see [corruptions](#corruptions). Off by default; `{}`
+    """The evaluation of every row on corrupted test images; see [corruptions](#corruptions). Off by default; `{}`
     switches it on with its defaults."""
     sanity: Annotated[Section | None, Layer(SanityConfig)] = None
     """The sanity checks; see [sanity](#sanity)."""
@@ -108,8 +109,8 @@ class PresetInput(StrictModel):
     threads: Threads | None = None
     """CPU threads of one training or attack; by default 1."""
     shards: Shards | None = None
-    """Jobs that share one attack on one run, by default 1: each attacks some of its batches. `auto`: more than one for
-    long attacks on many images only. The verdicts are the same, bit for bit; see
+    """Jobs that share one attack on one run, by default 1: each attacks some of its batches. With `auto`, more than one
+    job, but only for long attacks on many images. The verdicts are the same, bit for bit; see
     [docs/cluster.md](../docs/cluster.md#share-one-attack-among-many-jobs)."""
     headline: str | None = None
     """The attack that figures and the report sort and compare by; by default the last one."""

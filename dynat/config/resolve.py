@@ -162,7 +162,8 @@ def _with_radius(run: Run, threat: ThreatModel, where: str) -> Run:
     if not threat.eps / MAX_RATIO <= eps <= threat.eps * MAX_RATIO:
         raise ConfigError(
             f"{where}.inner.eps: {eps:g} is far from the threat's {threat.norm} eps {threat.eps:g}: "
-            f"set training.inner.eps={threat.eps:g} and training.inner.step_size={threat.eps / 4:g} too"
+            f"set training.inner={{eps: {threat.eps:g}, step_size: {threat.eps / 4:g}}} too, "
+            f"and {where}.inner if the run has an eps of its own"
         )
     step_size = eps / 4 if run.inner.step_size is None else run.inner.step_size
     inner = run.inner.model_copy(update={"eps": eps, "step_size": step_size})

@@ -54,7 +54,8 @@ class Run(StrictModel):
     """The search for adversarial images; see [inner](#inner)."""
     label_smoothing: Annotated[Real, Field(ge=0, lt=1), WrittenIfSet()] = 0.0
     """Share s of label smoothing: a label becomes 1-s of its class and s/C of each of the C classes, true or dynamic
-    alike. In every cross-entropy of the training loss, that of the guide too, and not in the inner attack; 0 is off."""
+    alike. It applies to every cross-entropy of the training loss, that of the guide too, but not to the inner attack. 0
+    is off."""
     init: Annotated[InitConfig | None, WrittenIfSet()] = None
     """The weights from which target or guide start; see [init](#init). By default random ones, drawn with the seed."""
     epochs: Annotated[Count, Field(le=100_000)] = 100
