@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import re
 import shutil
 import subprocess
 import sys
@@ -101,6 +102,15 @@ LIGHT = {
 def test_imports_stay_light(modules: str) -> None:
     """Checking a config does not import torch; training on a bare GPU machine needs no plotting."""
     assert output(f"import sys, {modules}; print([m for m in {LIGHT[modules]!r} if m in sys.modules])") == "[]"
+
+
+def test_the_plan_of_a_pipeline_imports_little() -> None:
+    """All that the rules import of this package is loaded by every call of Snakemake, also one with nothing to do."""
+    files = [PACKAGE.parent / "workflow/Snakefile", *(PACKAGE.parent / "workflow/rules").glob("*.smk")]
+    lines = [line for file in files for line in file.read_text().splitlines() if re.match(r"(from|import) dynat", line)]
+    heavy = ("torch", "pandas", "scipy", "matplotlib", "sklearn")
+    assert len(lines) > 5
+    assert output("\n".join(["import sys", *lines, f"print([m for m in {heavy} if m in sys.modules])"])) == "[]"
 
 
 def output(code: str) -> str:

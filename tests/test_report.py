@@ -26,7 +26,7 @@ from dynat.report import (
     tables,
     write_report,
 )
-from dynat.report.comparisons import WORST, Comparison
+from dynat.report.comparisons import Comparison
 from dynat.report.figure_list import FIGURES, figures_of, formats_of
 from dynat.report.markdown import escape
 from dynat.report.plotting import colors
@@ -176,7 +176,7 @@ def test_a_single_run_is_compared_with_nothing(tmp_path: Path) -> None:
 def test_csv_holds_every_number_of_the_metrics(results: ExperimentFiles, plan: Experiment) -> None:
     frame = pd.read_csv(results.table("main", "csv"))
     assert list(frame["run"].unique()) == list(plan.runs)
-    assert list(frame["attack"].unique()) == [*plan.attacks, WORST]
+    assert list(frame["attack"].unique()) == [*plan.attacks, formatting.WORST]
     for row in frame.to_dict("records"):
         cell = comparisons.column_metrics(read_metrics(results.run(str(row["run"]))), str(row["attack"]))
         assert cell is not None
@@ -230,7 +230,7 @@ def test_columns_note_how_they_differ_from_the_caption(tmp_path: Path) -> None:
     plan = experiment(tmp_path, attacks=attacks, headline="pgd-20", runs={"at": {"method": "at"}})
     table = build(reported(tmp_path / "results", plan), plan)
     assert {c.name: c.note for c in table.columns} == {
-        "clean": "", "pgd-20": "", "pgd-last": "last epoch", "far": "L∞, ε = 0.3", WORST: "",
+        "clean": "", "pgd-20": "", "pgd-last": "last epoch", "far": "L∞, ε = 0.3", formatting.WORST: "",
     }  # fmt: skip
 
 

@@ -1,8 +1,9 @@
-"""Where jobs run: taking turns on a GPU, and what they request from a cluster."""
+"""What a plan computes, and where jobs run: taking turns on a GPU, and what they request from a cluster."""
 
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import re
 import shutil
@@ -17,6 +18,7 @@ import pytest
 import torch
 import yaml
 
+from dynat.config import load
 from dynat.runtime import gpu_locks, launch
 from dynat.runtime.device import choose_device
 from tests.project import ROOT, Project, rule_blocks
@@ -62,6 +64,53 @@ def requested(project: Project, *words: str) -> dict[str, dict[str, str]]:
     code, output = project.snakemake("-n", "all", *words)
     assert code == 0, output
     return resources(output)
+
+
+# --- the plan -----------------------------------------------------------------------------------------------------
+
+COUNTED_PLAN = """
+import gc, json, sys
+from collections import Counter
+from snakemake.cli import main
+from dynat import config, provenance
+
+calls = Counter()
+
+def count(owner, name):
+    original = getattr(owner, name)
+    def counted(*args, **options):
+        calls[name] += 1
+        return original(*args, **options)
+    setattr(owner, name, counted)
+
+count(config, "load")
+for name in ("training_sources", "evaluation_sources", "sanity_sources"):
+    count(provenance, name)
+for name in ("training", "evaluation", "sanity_checks"):
+    count(config.Experiment, name)
+gc.callbacks.append(lambda phase, info: calls.update(collections=bool(calls["evaluation"]) and phase == "start"))
+sys.argv = ["snakemake", "-n", "-q", "all", "--cores", "1", "all", "--config", "preset=cifar10-resnet18"]
+try:
+    main()
+except SystemExit as done:
+    assert not done.code
+print(json.dumps(calls))
+"""
+
+
+def test_the_plan_of_the_full_grid_resolves_everything_once(project: Project) -> None:
+    """Counts, not seconds: about 400 jobs of 34 runs, 58 trainings and 8 attacks."""
+    experiment = load({"preset": "cifar10-resnet18"})
+    code, output = project.call(sys.executable, "-c", COUNTED_PLAN)
+    assert code == 0, output
+    calls = json.loads(output.splitlines()[-1])
+    assert calls["load"] == 1
+    assert calls["training_sources"] == len({run.method for run in experiment.runs.values()}) < 15, "not per job"
+    assert calls["evaluation_sources"] <= 3 and calls["sanity_sources"] <= 3, "not per job"
+    assert calls["training"] == sum(len(experiment.seeds[run]) for run in experiment.runs), "once per job"
+    assert calls["evaluation"] == len(experiment.rows) * len(experiment.attacks), "once per job"
+    assert calls["sanity_checks"] == len(experiment.rows), "once per job"
+    assert calls["collections"] == 0, "of objects, none of which is garbage"
 
 
 # --- one machine --------------------------------------------------------------------------------------------------

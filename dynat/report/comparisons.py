@@ -13,13 +13,11 @@ from dataclasses import dataclass, replace
 
 import pandas as pd
 
+from dynat.report.formatting import WORST
 from dynat.results.outcomes import read_outcome, worst_case
 from dynat.results.paths import ExperimentFiles, RunFiles
 from dynat.results.records import RunMetrics, Summary
 from dynat.results.statistics import holm, mcnemar
-
-WORST = "worst_case"
-"""The name of the column that is no single attack."""
 
 LEVEL = 0.05
 

@@ -7,8 +7,10 @@ from collections.abc import Iterable, Sequence
 
 from dynat.config import AttackConfig, Checkpoint, Run, ThreatModel
 from dynat.config.base import pixel_fraction
-from dynat.report.comparisons import WORST
 from dynat.results.records import DatasetInfo, Interval
+
+WORST = "worst_case"
+"""The name of the column that is no single attack."""
 
 DATASETS = {
     "digits": "Digits 8×8",

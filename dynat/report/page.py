@@ -18,7 +18,7 @@ from markupsafe import Markup, escape
 import dynat
 from dynat.config import Checkpoint, Experiment, Run, registry
 from dynat.report import formatting, page_tables
-from dynat.report.comparisons import WORST, best_runs
+from dynat.report.comparisons import best_runs
 from dynat.report.figure_list import FIGURES
 from dynat.report.selection import MANY, not_compared
 from dynat.report.tables import Row, Table, notes
@@ -107,7 +107,7 @@ def render(
         notes=notes(table),
         worst=_worst_attacks(experiment, metrics) if _has_worst(table) else "",
         headline_column=experiment.headline,
-        worst_column=WORST,
+        worst_column=formatting.WORST,
         many=many,
         check_titles=CHECKS,
         sanity=page_tables.sanity(experiment, metrics),
@@ -189,7 +189,7 @@ def _tests(column: str, table: Table) -> tuple[list[str], list[str]]:
 def _worst_sentence(metrics: Mapping[str, RunMetrics], table: Table) -> str:
     if not _has_worst(table):
         return ""
-    best = best_runs(metrics, WORST)
+    best = best_runs(metrics, formatting.WORST)
     cell = metrics[best[0]].worst_case
     assert cell is not None, "the best run of a column has a cell in it"
     return (
@@ -199,7 +199,7 @@ def _worst_sentence(metrics: Mapping[str, RunMetrics], table: Table) -> str:
 
 
 def _has_worst(table: Table) -> bool:
-    return any(column.name == WORST for column in table.columns)
+    return any(column.name == formatting.WORST for column in table.columns)
 
 
 def _warnings(metrics: Mapping[str, RunMetrics]) -> list[str]:

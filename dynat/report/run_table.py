@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dynat.report import formatting
-from dynat.report.comparisons import WORST
 from dynat.report.markdown import escape, markdown_table
 from dynat.results.records import RunMetrics, Summary
 from dynat.results.sanity import TITLES
@@ -59,7 +58,7 @@ def _rows(metrics: RunMetrics) -> list[tuple[str, ...]]:
         rows.append((title, ball, *_numbers(cell), formatting.duration(cell.cost.seconds)))
     worst = metrics.worst_case
     if worst and len(worst.attacks) > 1:
-        rows.append((formatting.column_title(WORST), formatting.ball(metrics.threat), *_numbers(worst), ""))
+        rows.append((formatting.column_title(formatting.WORST), formatting.ball(metrics.threat), *_numbers(worst), ""))
     return rows
 
 

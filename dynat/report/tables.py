@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 from dynat.config import Experiment
 from dynat.report import formatting
-from dynat.report.comparisons import LEVEL, WORST, Comparison, best_runs, column_metrics
+from dynat.report.comparisons import LEVEL, Comparison, best_runs, column_metrics
 from dynat.report.markdown import escape, markdown_table
 from dynat.report.selection import row_titles
 from dynat.results.csv_files import csv_text
@@ -172,7 +172,7 @@ def build(experiment: Experiment, metrics: Mapping[str, RunMetrics], comparisons
 def columns(experiment: Experiment, metrics: Mapping[str, RunMetrics]) -> list[str]:
     """The attacks, then the worst case where it is over more than one attack."""
     several = any(m.worst_case and len(m.worst_case.attacks) > 1 for m in metrics.values())
-    return [*experiment.attacks, *([WORST] if several else [])]
+    return [*experiment.attacks, *([formatting.WORST] if several else [])]
 
 
 CSV_COLUMNS = (
@@ -273,7 +273,11 @@ def _column(name: str, experiment: Experiment, metrics: Mapping[str, RunMetrics]
 def _about(experiment: Experiment, metrics: Mapping[str, RunMetrics], images: int) -> str:
     seeds, dataset = [len(m.seeds) for m in metrics.values()], next(iter(metrics.values())).dataset
     limited = any(cell.n < images for m in metrics.values() for cell in m.attacks.values())
-    worst = " Worst case: images that are correct under every attack." if WORST in columns(experiment, metrics) else ""
+    worst = (
+        " Worst case: images that are correct under every attack."
+        if formatting.WORST in columns(experiment, metrics)
+        else ""
+    )
     return (
         f"Accuracy in percent on {formatting.dataset_title(experiment.dataset.name)}, "
         f"{formatting.ball(experiment.threat)}; "

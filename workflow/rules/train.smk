@@ -4,6 +4,10 @@ TRAININGS = [
     for run in EXPERIMENT.runs
     for seed in EXPERIMENT.seeds[run]
 ]
+SOURCES = {
+    method: relative(provenance.training_sources(method))
+    for method in {run.method for run in EXPERIMENT.runs.values()}
+}
 IMPORTS = [FILES.run(name).seed(0) for name in EXPERIMENT.checkpoints]
 
 
@@ -16,9 +20,7 @@ rule training:
         lambda wildcards: PATHS.initial_weights(
             PRESET, EXPERIMENT.runs[wildcards.run], wildcards.seed
         ),
-        src=lambda wildcards: relative(
-            provenance.training_sources(EXPERIMENT.runs[wildcards.run].method)
-        ),
+        src=lambda wildcards: SOURCES[EXPERIMENT.runs[wildcards.run].method],
     output:
         SEED.target(),
         SEED.target("last"),
