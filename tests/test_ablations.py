@@ -115,7 +115,7 @@ def test_captions_say_which_test_images_and_tables_repeat_the_warnings(tmp_path:
     table = tables.build(plan, metrics, ())
     text = ablations.to_markdown(ablations.ablations(files, plan, metrics), table)
     assert "n = the first 60 of 200 test images (in the order of the files) unless the column says otherwise" in text
-    assert "A column with an n of its own is about the first n test images, in the order of the files" in text
+    assert "A column that states its own n uses the first n test images only, in the order of the files" in text
     (warning,) = table.warnings
     assert "of 10 classes" in warning and warning in text
     with rc_context(plotting.STYLE):

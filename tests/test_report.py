@@ -203,7 +203,7 @@ def test_ablations_keep_the_notes_of_their_columns(results: ExperimentFiles) -> 
     heading = text.splitlines()[0]
     assert heading == "| Run | Changed | Clean | FGSM | PGD-20 | AutoAttack<br><sub>n = 100</sub> |"
     assert "n = 200 test images unless the column says otherwise, 1 to 2 seeds per run" in text
-    assert "with one seed it is no verdict on the change itself" in text
+    assert "with one seed it does not show that the change is the cause" in text
 
 
 def test_tex_is_complete_and_ascii(results: ExperimentFiles) -> None:

@@ -128,7 +128,7 @@ class AugmentationConfig(StrictModel):
     cutmix: Annotated[NotNegative, WrittenIfSet()] = 0.0
     """CutMix (Yun et al. 2019): images of a batch exchange a rectangle, labels the same share. The share is drawn from
     Beta(a, a) with this a for every batch; 1 is usual, 0 is off. Needs true labels, and torchvision. With `mixup` too,
-    each batch has one of them by chance."""
+    each batch has one of them, chosen at random."""
     mixup: Annotated[NotNegative, WrittenIfSet()] = 0.0
     """MixUp (Zhang et al. 2018): images of a batch are averaged in pairs, labels too, with a weight from Beta(a, a);
     0.2 is usual, 0 is off. Otherwise as `cutmix`."""

@@ -76,7 +76,7 @@ def to_markdown(ablated: Ablations | None, table: Table) -> str:
         f"{table.about} Runs that change a field or two of `{ablated.reference}`. Cells: mean over seeds; below it the "
         f"difference from `{ablated.reference}` in points over their common seeds and images. Bold: a significant "
         "difference (paired exact McNemar test, Holm-corrected within the column, p below 0.05). The test compares "
-        "these trained networks, so with one seed it is no verdict on the change itself."
+        "these trained networks, so with one seed it does not show that the change is the cause."
     )
     bounds = [UPPER_BOUNDS] if any(marks[row.run] for row in ablated.rows) else []
     below = [note, *bounds, *first_images(table), *map(escape, table.warnings)]

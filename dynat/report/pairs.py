@@ -49,6 +49,6 @@ def pairs(experiment: Experiment, metrics: Mapping[str, RunMetrics]) -> Drawn | 
     panels[0].set_yticks(ticks, [names[run] for pair in paired for run in pair], size=8.5, color=INK)
     return Drawn(
         figure,
-        "Each pair is one method twice, the same but for the labels of the adversarial images: true labels (light), or "
-        "the dynamic labels of a guide that learns beside the target (dark).",
+        "Each pair is one method trained twice with different labels of the adversarial images: true labels (light), "
+        "and the dynamic labels of a guide that is trained together with the target (dark).",
     )

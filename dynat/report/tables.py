@@ -218,8 +218,8 @@ def notes(table: Table) -> list[str]:
     """The meaning of the marks that the table has, and which columns must not be compared."""
     texts = {
         DAGGER: f"{DAGGER} not distinguishable from the best of its column (paired exact McNemar test, p of at least "
-        f"{LEVEL:g} when corrected for all pairs of runs). The test compares these trained networks; another seed's "
-        "differ too.",
+        f"{LEVEL:g} when corrected for all pairs of runs). The test compares these trained networks, "
+        "not the variation between seeds.",
         DOUBTED: UPPER_BOUNDS,
         UNTESTED: f"{UNTESTED} no seed in common with the best of its column, so not tested.",
     }
@@ -232,8 +232,8 @@ def first_images(table: Table) -> list[str]:
     if not any(column.fewer for column in table.columns):
         return []
     return [
-        f"A column with an n of its own is about the first n test images, {table.order}: compare the runs in it, not "
-        "the column with the others."
+        f"A column that states its own n uses the first n test images only, {table.order}: compare the runs within it, "
+        "not the column with other columns."
     ]
 
 
