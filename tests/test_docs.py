@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import re
 import runpy
+import shlex
 from pathlib import Path
 
 import pytest
 import yaml
 from pydantic import BaseModel
 
-from dynat.config import load, registry
+from dynat.cli.app import read_experiment
+from dynat.config import ConfigError, load, registry
 from dynat.report.figure_list import figures_of, formats_of
 from dynat.results import corruptions, records, sanity, transfer
 from dynat.results.paths import Paths
@@ -93,6 +95,24 @@ def test_the_commands_for_the_paper_exist() -> None:
         declared |= {str(table.relative_to(files.folder)) for table in tables}
         used = set(re.findall(r"`((?:figures|tables)/[\w.-]+)`", row))
         assert used <= declared, f"{row}: {used - declared}"
+
+
+def test_values_that_commands_set_are_accepted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In code blocks and in the comments of presets. Commands with a plug-in are executed by tests/test_plugin.py."""
+    monkeypatch.chdir(ROOT)
+    command = re.compile(r"^[# ]*((?:snakemake .*--config|dynat (?:check|data) --set) .*)$", re.MULTILINE)
+    tried = 0
+    for page in {*PAGES, *PRESETS} - {ROOT / "docs" / "add-a-method.md"}:
+        for line in command.findall(re.sub(r"\\\n#?", "", page.read_text())):
+            words = shlex.split(line, comments=True)
+            after = words[words.index("--config" if "--config" in words else "--set") + 1 :]
+            values = [word for word in after if "=" in word]
+            try:
+                read_experiment(ROOT / "params.yaml", values)
+            except ConfigError as error:
+                pytest.fail(f"{page.name}: {line}: {error}")
+            tried += bool(values)
+    assert tried > 50
 
 
 def prose(page: Path) -> str:
