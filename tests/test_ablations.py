@@ -9,7 +9,7 @@ import pytest
 from matplotlib import rc_context
 
 from dynat.config import load
-from dynat.report import ablations, attack_strength, balance, plotting, read_all_metrics, tables
+from dynat.report import ablations, attack_strength, balance, comparisons, plotting, read_all_metrics, tables
 from dynat.report.figure_list import figures_of
 from dynat.report.label_pairs import beta_runs, changed_fields, label_pairs, reference
 from dynat.results.metrics import write_metrics
@@ -113,7 +113,8 @@ def test_captions_say_which_test_images_and_tables_repeat_the_warnings(tmp_path:
         write_metrics(files.run(run).folder, list(plan.attacks))
     metrics = read_all_metrics(files, plan)
     table = tables.build(plan, metrics, ())
-    text = ablations.to_markdown(ablations.ablations(files, plan, metrics), table)
+    verdicts = comparisons.read_verdicts(files, metrics, tables.columns(plan, metrics))
+    text = ablations.to_markdown(ablations.ablations(verdicts, plan, metrics), table)
     assert "n = the first 60 of 200 test images (in the order of the files) unless the column says otherwise" in text
     assert "A column that states its own n uses the first n test images only, in the order of the files" in text
     (warning,) = table.warnings

@@ -31,7 +31,7 @@ from dynat.jobs.training import run_training
 from dynat.nn.modes import evaluating
 from dynat.provenance import PACKAGE
 from dynat.report import hub, latex, model_card, robustbench, tables
-from dynat.report.comparisons import compare
+from dynat.report.comparisons import compare, read_verdicts
 from dynat.results.history import read_history
 from dynat.results.metrics import read_metrics, write_metrics
 from dynat.results.paths import ExportFiles, Paths, SingleRunPaths
@@ -250,7 +250,8 @@ def test_the_row_is_the_line_of_the_table_without_its_marks(
 ) -> None:
     experiment, paths = done
     metrics = {run: metrics_of(done, run) for run in experiment.runs}
-    compared = compare(paths.experiment("tests"), metrics, tables.columns(experiment, metrics))
+    columns = tables.columns(experiment, metrics)
+    compared = compare(read_verdicts(paths.experiment("tests"), metrics, columns), metrics, columns)
     whole = latex.to_tex(tables.build(experiment, metrics, compared))
     (line,) = (line.strip() for line in whole.splitlines() if line.strip().startswith(r"\texttt{dynat}"))
     plain = re.sub(r"\\textbf\{(.*?)\}|\$\^\{\\d?dagger\}\$", lambda mark: mark[1] or "", line)

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import gc
 import re
 import shutil
 import subprocess
 import sys
+import weakref
 import xml.etree.ElementTree as ElementTree
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
+from matplotlib import pyplot
+from matplotlib.backends.backend_agg import RendererAgg
 from matplotlib.figure import Figure
 
 from dynat.config import Experiment
@@ -33,6 +39,7 @@ from dynat.report.plotting import colors
 from dynat.report.text_placement import spread
 from dynat.results.metrics import read_metrics, write_metrics
 from dynat.results.paths import ExperimentFiles
+from dynat.results.records import RunMetrics
 from dynat.runtime.errors import UserError
 from tests.fake_results import ATTACK, experiment, verdicts, write_fake_results, write_outcome, write_training
 
@@ -43,6 +50,60 @@ def reported(folder: Path, plan: Experiment, **options: Any) -> ExperimentFiles:
         write_metrics(files.run(run).folder)
     write_report(files, plan)
     return files
+
+
+def compare(files: ExperimentFiles, plan: Experiment, metrics: Mapping[str, RunMetrics]) -> list[Comparison]:
+    columns = tables.columns(plan, metrics)
+    return comparisons.compare(comparisons.read_verdicts(files, metrics, columns), metrics, columns)
+
+
+def test_each_result_file_is_read_once(results: ExperimentFiles, plan: Experiment, tmp_path: Path) -> None:
+    """A column is compared run by run, and the worst case is made of all attacks: none of it reads a file again."""
+    files, reads, opened = copy_of(results, tmp_path), Counter[Path](), Path.open
+
+    def counted(file: Path, mode: str = "r", *rest: Any, **options: Any) -> Any:
+        if "r" in mode and file.suffix in (".csv", ".json"):
+            reads[file] += 1
+        return opened(file, mode, *rest, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Path, "open", counted)
+        write_report(files, plan)
+    outcomes = [
+        file(name)
+        for run in map(files.run, plan.rows)
+        for file in (run.outcome, run.outcome_record)
+        for name in plan.attacks
+    ]
+    assert set(outcomes) <= set(reads)
+    assert {file: count for file, count in reads.items() if count > 1} == {}
+
+
+def test_one_figure_is_open_at_a_time(results: ExperimentFiles, plan: Experiment, tmp_path: Path) -> None:
+    """And none in pyplot, which keeps its figures. A text that is measured makes no renderer of its own."""
+    open_figures: list[weakref.ref[Figure]] = []
+    renderers: list[int] = []
+    save, init = plotting.save, RendererAgg.__init__
+
+    def counted(figure: Figure, to: Sequence[Path]) -> None:
+        gc.collect()
+        assert [name for name in open_figures if name() is not None] == []
+        open_figures.append(weakref.ref(figure))
+        renderers.append(0)
+        save(figure, to)
+
+    def made(renderer: RendererAgg, *size: float) -> None:
+        renderers[-1] += 1
+        init(renderer, *size)
+
+    renderers.append(0)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(plotting, "save", counted)
+        patch.setattr(RendererAgg, "__init__", made)
+        write_report(copy_of(results, tmp_path), plan)
+    assert len(open_figures) == len(figures_of(plan))
+    assert max(renderers) <= 4
+    assert pyplot.get_fignums() == []
 
 
 def copy_of(files: ExperimentFiles, tmp_path: Path) -> ExperimentFiles:
@@ -118,7 +179,7 @@ def contest(tmp_path: Path, **by_run: dict[int, str]) -> tuple[tables.Table, lis
         verdicts(run, "pgd-20", seeds, ATTACK)
         write_metrics(run.folder)
     metrics = read_all_metrics(results, plan)
-    compared = comparisons.compare(results, metrics, tables.columns(plan, metrics))
+    compared = compare(results, plan, metrics)
     return tables.build(plan, metrics, compared), compared
 
 
@@ -236,7 +297,7 @@ def test_columns_note_how_they_differ_from_the_caption(tmp_path: Path) -> None:
 
 def build(results: ExperimentFiles, plan: Experiment) -> tables.Table:
     metrics = read_all_metrics(results, plan)
-    return tables.build(plan, metrics, comparisons.compare(results, metrics, tables.columns(plan, metrics)))
+    return tables.build(plan, metrics, compare(results, plan, metrics))
 
 
 @pytest.mark.parametrize(("n", "text"), [(9_999, "12.3"), (10_000, "12.35")])

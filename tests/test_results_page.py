@@ -48,7 +48,8 @@ def test_an_archive_gives_the_same_table(results: tuple[ExperimentFiles, Experim
     written = []
     for folder in (files, kept):
         metrics = {name: read_metrics(folder.run(name)) for name in FINISHED}
-        compared = comparisons.compare(folder, metrics, tables.columns(experiment, metrics))
+        columns = tables.columns(experiment, metrics)
+        compared = comparisons.compare(comparisons.read_verdicts(folder, metrics, columns), metrics, columns)
         written.append(tables.to_csv(tables.build(experiment, metrics, compared)))
     assert written[0] == written[1]
     with tarfile.open(archive) as tar:

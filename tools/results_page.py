@@ -12,7 +12,7 @@ import os
 import re
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 
 import pandas as pd
@@ -71,6 +71,10 @@ class Results:
             }
         )
 
+    @cached_property
+    def verdicts(self) -> comparisons.AllVerdicts:
+        return comparisons.read_verdicts(self.files, self.metrics, tables.columns(self.experiment, self.metrics))
+
     @cache  # noqa: B019 - one object per preset and process
     def correct(self, run: str, attack: str) -> pd.Series[int] | None:
         if run not in self.metrics or attack not in self.metrics[run].attacks:
@@ -79,7 +83,7 @@ class Results:
 
     def main_table(self) -> str:
         """The report's table; a run that is not finished is a row of dashes."""
-        compared = comparisons.compare(self.files, self.metrics, tables.columns(self.experiment, self.metrics))
+        compared = comparisons.compare(self.verdicts, self.metrics, tables.columns(self.experiment, self.metrics))
         whole = self.whole.model_copy(update={"dataset": self.experiment.dataset})
         return tables.to_markdown(tables.build(whole, self.metrics, compared))
 
@@ -87,13 +91,13 @@ class Results:
         """The finished runs under the attacks that papers report, for the README."""
         attacks = {name: self.experiment.attacks[name] for name in SHORT if name in self.experiment.attacks}
         short = self.experiment.model_copy(update={"attacks": attacks})
-        compared = comparisons.compare(self.files, self.metrics, tables.columns(short, self.metrics))
+        compared = comparisons.compare(self.verdicts, self.metrics, tables.columns(short, self.metrics))
         return tables.to_markdown(tables.build(short, self.metrics, compared))
 
     def ablation_table(self) -> str:
-        compared = comparisons.compare(self.files, self.metrics, tables.columns(self.experiment, self.metrics))
+        compared = comparisons.compare(self.verdicts, self.metrics, tables.columns(self.experiment, self.metrics))
         table = tables.build(self.experiment, self.metrics, compared)
-        return ablations.to_markdown(ablations.ablations(self.files, self.experiment, self.metrics), table)
+        return ablations.to_markdown(ablations.ablations(self.verdicts, self.experiment, self.metrics), table)
 
     def draw(self) -> dict[str, str]:
         """Draw the figures that have data; Markdown by name."""

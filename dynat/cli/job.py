@@ -170,7 +170,9 @@ def run_accuracy(spec: Experiment, settings: JobSettings) -> None:
 
 
 def run_report(spec: Experiment, settings: JobSettings) -> None:
-    from dynat.report import write_report
+    with quick_imports():
+        import dynat.report.figures  # noqa: F401 - matplotlib and seaborn
+        from dynat.report import write_report
 
     files = settings.paths.experiment(spec.preset)
     write_report(files, spec)

@@ -35,12 +35,14 @@ def write_report(files: ExperimentFiles, experiment: Experiment) -> None:
     from dynat.report import ablations, comparisons, corruptions, figures, latex, page, tables
 
     metrics = read_all_metrics(files, experiment)
-    compared = comparisons.compare(files, metrics, tables.columns(experiment, metrics))
+    columns = tables.columns(experiment, metrics)
+    verdicts = comparisons.read_verdicts(files, metrics, columns)
+    compared = comparisons.compare(verdicts, metrics, columns)
     table = tables.build(experiment, metrics, compared)
     atomic_text(files.table("main", "csv"), tables.to_csv(table))
     atomic_text(files.table("main", "md"), tables.to_markdown(table))
     atomic_text(files.table("main", "tex"), latex.to_tex(table))
-    ablated = ablations.ablations(files, experiment, metrics)
+    ablated = ablations.ablations(verdicts, experiment, metrics)
     atomic_text(files.table("ablations", "md"), ablations.to_markdown(ablated, table))
     atomic_text(files.table("ablations", "csv"), ablations.to_csv(ablated))
     if experiment.corruptions is not None:

@@ -7,12 +7,11 @@ from dataclasses import dataclass
 
 from dynat.config import Experiment
 from dynat.report import formatting
-from dynat.report.comparisons import Comparison, against, column_metrics
+from dynat.report.comparisons import AllVerdicts, Comparison, against, column_metrics
 from dynat.report.label_pairs import changed_fields, reference
 from dynat.report.markdown import escape, markdown_table
 from dynat.report.tables import UPPER_BOUNDS, Table, first_images
 from dynat.results.csv_files import csv_text
-from dynat.results.paths import ExperimentFiles
 from dynat.results.records import RunMetrics, Summary
 
 AT_MOST = 2
@@ -38,7 +37,7 @@ class Ablations:
     """The reference first."""
 
 
-def ablations(files: ExperimentFiles, experiment: Experiment, metrics: Mapping[str, RunMetrics]) -> Ablations | None:
+def ablations(verdicts: AllVerdicts, experiment: Experiment, metrics: Mapping[str, RunMetrics]) -> Ablations | None:
     """The ablations of an experiment; None where there is nothing to compare."""
     base = reference(experiment)
     if base is None:
@@ -47,7 +46,7 @@ def ablations(files: ExperimentFiles, experiment: Experiment, metrics: Mapping[s
     changes = {name: changed_fields(runs[base], run) for name, run in runs.items() if name != base}
     near = [name for name, changed in changes.items() if 0 < len(changed) <= AT_MOST]
     columns = list(experiment.attacks)
-    tests = {column: against(files, metrics, column, base, near) for column in columns}
+    tests = {column: against(verdicts, metrics, column, base, near) for column in columns}
     rows = tuple(
         Ablation(
             run=name,

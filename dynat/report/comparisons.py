@@ -10,14 +10,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
-import pandas as pd
+import numpy as np
+from numpy.typing import NDArray
 
 from dynat.report.formatting import WORST
 from dynat.results.outcomes import read_outcome, worst_case
 from dynat.results.paths import ExperimentFiles, RunFiles
 from dynat.results.records import RunMetrics, Summary
 from dynat.results.statistics import holm, mcnemar
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 LEVEL = 0.05
 
@@ -65,49 +70,85 @@ def best_runs(metrics: Mapping[str, RunMetrics], column: str) -> list[str]:
     return [run for run, value in accuracy.items() if top - value < 1e-12]
 
 
-def compare(files: ExperimentFiles, metrics: Mapping[str, RunMetrics], columns: Sequence[str]) -> list[Comparison]:
-    """Every run against the best, column by column; verdicts are read from the outcomes."""
+@dataclass(frozen=True)
+class VerdictTable:
+    """The verdicts on a run in one column."""
+
+    images: NDArray[np.int64]
+    seeds: NDArray[np.int64]
+    correct: NDArray[np.int8]
+    """A row per image and a column per seed: 1, 0, or -1 where the image was not evaluated."""
+
+    @classmethod
+    def of(cls, table: pd.DataFrame) -> VerdictTable:
+        images, row = np.unique(table["index"], return_inverse=True)
+        seeds, column = np.unique(table["seed"], return_inverse=True)
+        correct = np.full((images.size, seeds.size), -1, np.int8)
+        correct[row, column] = table["correct"]
+        return cls(images, seeds, correct)
+
+    def on(self, images: NDArray[np.int64], seeds: NDArray[np.int64]) -> NDArray[np.int8]:
+        """The verdicts on some of the images under some of the seeds."""
+        return self.correct[np.searchsorted(self.images, images)][:, np.searchsorted(self.seeds, seeds)]
+
+
+AllVerdicts = Mapping[str, Mapping[str, VerdictTable]]
+"""By run and column."""
+
+
+def read_verdicts(files: ExperimentFiles, metrics: Mapping[str, RunMetrics], columns: Sequence[str]) -> AllVerdicts:
+    """What `compare` and `against` need of the outcomes; each file is read once."""
+    return {
+        run: _columns(files.run(run), m, [c for c in columns if column_metrics(m, c)]) for run, m in metrics.items()
+    }
+
+
+def _columns(run: RunFiles, metrics: RunMetrics, columns: Sequence[str]) -> dict[str, VerdictTable]:
+    worst = metrics.worst_case.attacks if metrics.worst_case is not None and WORST in columns else ()
+    outcomes = {name: read_outcome(run, name) for name in dict.fromkeys((*columns, *worst)) if name != WORST}
+    tables = {name: outcome.verdicts for name, outcome in outcomes.items()}
+    if worst:
+        tables[WORST] = worst_case([outcomes[name] for name in worst])
+    return {column: VerdictTable.of(tables[column]) for column in columns}
+
+
+def compare(verdicts: AllVerdicts, metrics: Mapping[str, RunMetrics], columns: Sequence[str]) -> list[Comparison]:
+    """Every run against the best, column by column."""
     comparisons: list[Comparison] = []
     for column in columns:
         best = best_runs(metrics, column)[0]
-        verdicts = {
-            run: _verdicts(files.run(run), m, column) for run, m in metrics.items() if column_metrics(m, column)
-        }
-        pairs = len(verdicts) * (len(verdicts) - 1) / 2
-        for test in (_pair(column, run, best, verdicts) for run in verdicts if run != best):
+        runs = [run for run, m in metrics.items() if column_metrics(m, column)]
+        pairs = len(runs) * (len(runs) - 1) / 2
+        for test in (_pair(column, run, best, verdicts) for run in runs if run != best):
             comparisons.append(replace(test, p_corrected=None if test.p is None else min(1.0, pairs * test.p)))
     return comparisons
 
 
 def against(
-    files: ExperimentFiles, metrics: Mapping[str, RunMetrics], column: str, reference: str, runs: Sequence[str]
+    verdicts: AllVerdicts, metrics: Mapping[str, RunMetrics], column: str, reference: str, runs: Sequence[str]
 ) -> dict[str, Comparison]:
     """`runs` against one run in a column, corrected for their number."""
     have = [run for run in runs if column_metrics(metrics[run], column)]
     if not have or not column_metrics(metrics[reference], column):
         return {}
-    verdicts = {run: _verdicts(files.run(run), metrics[run], column) for run in (reference, *have)}
     return {c.run: c for c in _by_holm([_pair(column, run, reference, verdicts) for run in have])}
 
 
-def _verdicts(run: RunFiles, metrics: RunMetrics, column: str) -> pd.Series[int]:
-    if column == WORST:
-        assert metrics.worst_case is not None, "only runs that have a worst case are compared in it"
-        table = worst_case([read_outcome(run, name) for name in metrics.worst_case.attacks])
-    else:
-        table = read_outcome(run, column).verdicts
-    return table.set_index(["seed", "index"])["correct"]
-
-
-def _pair(column: str, run: str, best: str, verdicts: Mapping[str, pd.Series[int]]) -> Comparison:
-    both = pd.concat({"run": verdicts[run], "best": verdicts[best]}, axis="columns", join="inner")
-    seeds = tuple(int(seed) for seed in sorted(both.index.unique("seed")))
-    votes = both.groupby(level="index").sum()
-    if votes.empty:
-        return Comparison(column, run, best, 0, seeds, 0, 0, None, None)
-    test = mcnemar(votes["run"].to_numpy(), votes["best"].to_numpy())
-    difference = float((both["run"] - both["best"]).mean())
-    return Comparison(column, run, best, test.n, seeds, test.only_first, test.only_second, test.p, None, difference)
+def _pair(column: str, run: str, best: str, verdicts: AllVerdicts) -> Comparison:
+    one, other = verdicts[run][column], verdicts[best][column]
+    images, seeds = (
+        np.intersect1d(mine, its, assume_unique=True)
+        for mine, its in ((one.images, other.images), (one.seeds, other.seeds))
+    )
+    of_run, of_best = one.on(images, seeds), other.on(images, seeds)
+    both = (of_run >= 0) & (of_best >= 0)
+    common = tuple(map(int, seeds[both.any(axis=0)]))
+    if not common:
+        return Comparison(column, run, best, 0, common, 0, 0, None, None)
+    votes = [np.where(both, correct, 0).sum(axis=1)[both.any(axis=1)] for correct in (of_run, of_best)]
+    test = mcnemar(*votes)
+    difference = float((of_run[both] - of_best[both]).mean())
+    return Comparison(column, run, best, test.n, common, test.only_first, test.only_second, test.p, None, difference)
 
 
 def _by_holm(comparisons: Sequence[Comparison]) -> list[Comparison]:

@@ -11,6 +11,7 @@ from typing import Any
 import seaborn as sns
 from matplotlib import rc_context
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import AutoLocator
 
@@ -41,6 +42,7 @@ STYLE: dict[Any, Any] = {
     "axes.spines.top": False,
     "axes.titlelocation": "left",
     "axes.titlesize": 10.5,
+    "axes.titley": 1.0,
     "figure.dpi": 150,
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans"],
@@ -108,6 +110,7 @@ def shortened(names: Iterable[str]) -> dict[str, str]:
 def canvas(height: float, title: str, subtitle: str, columns: int = 1) -> tuple[Figure, list[Axes]]:
     """A figure of the report's width with its title above, and `columns` axes side by side (titled, if several)."""
     figure = Figure(figsize=(WIDTH, height))
+    FigureCanvasAgg(figure)  # it keeps one renderer; without it, each measured text makes a renderer of its own
     figure.text(0.012, 1 - 0.11 / height, title, size=12.5, weight="bold", va="top")
     figure.text(0.012, 1 - 0.39 / height, subtitle, size=9.5, color=FAINT, va="top")
     axes = figure.subplots(1, columns, squeeze=False)[0]

@@ -39,6 +39,8 @@ COLUMNS = (
     "distance",
     "broken_by",
 )
+READ = ["seed", "index", "label", "correct", "broken_by"]
+"""The columns that metrics and report are computed from."""
 CLEAN = "clean"
 """In the column `broken_by`: misclassified before any attack. Other values name a part of the attack, or nothing."""
 
@@ -130,8 +132,7 @@ def read_outcome(run: RunFiles, name: str) -> Outcome:
     file, record_file = required(run.outcome(name)), run.outcome_record(name)
     record = read_record(record_file, OutcomeRecord)
     text = read_table(file, record.table, record_file, COLUMNS)
-    table = pd.read_csv(io.StringIO(text), dtype={"broken_by": str})
-    table = table[["seed", "index", "label", "correct", "broken_by"]].fillna({"broken_by": ""})
+    table = pd.read_csv(io.StringIO(text), usecols=READ, dtype={"broken_by": str})[READ].fillna({"broken_by": ""})
     _check(file, table, record)
     return Outcome(name, table, record)
 
