@@ -10,7 +10,18 @@ import pandas as pd
 import pytest
 
 from dynat.config import load
-from tools.claims import CLAIMS, HELD, NOT_HELD, NOT_TESTED, UNCLEAR, Claim, Difference, decide, difference, differences
+from tools.claims import (
+    CLAIMS,
+    NOT_SUPPORTED,
+    NOT_TESTED,
+    SUPPORTED,
+    UNCLEAR,
+    Claim,
+    Difference,
+    decide,
+    difference,
+    differences,
+)
 
 Table = dict[tuple[int, int], int]
 
@@ -92,27 +103,27 @@ UP, DOWN, NONE, BIG = (0.5, 1.5), (-1.5, -0.5), (-0.5, 0.5), (3.0, 5.0)
 @pytest.mark.parametrize(
     ("letter", "intervals", "verdict"),
     [
-        ("a", [UP, NONE, NONE, UP, NONE, UP], HELD),
+        ("a", [UP, NONE, NONE, UP, NONE, UP], SUPPORTED),
         ("a", [UP, NONE, NONE, NONE, NONE, NONE], UNCLEAR),
-        ("a", [UP, NONE, DOWN, UP, NONE, NONE], NOT_HELD),
-        ("a", [DOWN, UP, UP, UP, NONE, NONE], NOT_HELD),
-        ("b", [UP, NONE, NONE, NONE, NONE, UP], HELD),
+        ("a", [UP, NONE, DOWN, UP, NONE, NONE], NOT_SUPPORTED),
+        ("a", [DOWN, UP, UP, UP, NONE, NONE], NOT_SUPPORTED),
+        ("b", [UP, NONE, NONE, NONE, NONE, UP], SUPPORTED),
         ("b", [UP, NONE, NONE, NONE, NONE, NONE], UNCLEAR),
-        ("b", [UP, DOWN, NONE, NONE, NONE, UP], NOT_HELD),
-        ("c", [NONE, NONE, DOWN], HELD),
-        ("c", [NONE, BIG, NONE], NOT_HELD),
+        ("b", [UP, DOWN, NONE, NONE, NONE, UP], NOT_SUPPORTED),
+        ("c", [NONE, NONE, DOWN], SUPPORTED),
+        ("c", [NONE, BIG, NONE], NOT_SUPPORTED),
         ("c", [NONE, (1.0, 3.0), NONE], UNCLEAR),
-        ("d", [DOWN, DOWN], HELD),
+        ("d", [DOWN, DOWN], SUPPORTED),
         ("d", [DOWN, NONE], UNCLEAR),
-        ("d", [UP, DOWN], NOT_HELD),
-        ("e", [DOWN, UP, NONE, NONE, NONE, UP], HELD),
+        ("d", [UP, DOWN], NOT_SUPPORTED),
+        ("e", [DOWN, UP, NONE, NONE, NONE, UP], SUPPORTED),
         ("e", [UP, UP, NONE, UP, NONE, NONE], UNCLEAR),
-        ("e", [UP, DOWN, NONE, UP, UP, UP], NOT_HELD),
+        ("e", [UP, DOWN, NONE, UP, UP, UP], NOT_SUPPORTED),
         ("f", [UP, UP, UP, NONE, NONE, NONE], UNCLEAR),
-        ("f", [DOWN, NONE, NONE, NONE, UP, NONE], HELD),
-        ("f", [UP, UP, UP, UP, DOWN, NONE], NOT_HELD),
+        ("f", [DOWN, NONE, NONE, NONE, UP, NONE], SUPPORTED),
+        ("f", [UP, UP, UP, UP, DOWN, NONE], NOT_SUPPORTED),
         ("g", [NONE] * 6, UNCLEAR),
-        ("g", [NONE, NONE, NONE, NONE, DOWN, NONE], HELD),
+        ("g", [NONE, NONE, NONE, NONE, DOWN, NONE], SUPPORTED),
     ],
 )
 def test_the_verdict_follows_the_rule(letter: str, intervals: list[tuple[float, float]], verdict: str) -> None:

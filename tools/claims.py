@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-HELD, NOT_HELD, UNCLEAR, NOT_TESTED = "held", "not held", "not distinguishable", "not tested"
+SUPPORTED, NOT_SUPPORTED, UNCLEAR, NOT_TESTED = "supported", "not supported", "not distinguishable", "not tested"
 
 MARGIN = 0.02
 """A gain below this share is no gain (claim c)."""
@@ -99,36 +99,38 @@ def _robust(found: Sequence[Difference]) -> list[Difference]:
 def _cleaner(found: Sequence[Difference]) -> str:
     clean = _of(found, "clean")
     if any(one.lower for one in clean) or any(one.lower for one in _robust(found)):
-        return NOT_HELD
-    return HELD if all(one.higher for one in clean) else UNCLEAR
+        return NOT_SUPPORTED
+    return SUPPORTED if all(one.higher for one in clean) else UNCLEAR
 
 
 def _better_trade_off(found: Sequence[Difference]) -> str:
     if any(one.lower for one in found):
-        return NOT_HELD
+        return NOT_SUPPORTED
     pairs = {(one.run, one.base) for one in found}
     gained = {(one.run, one.base) for one in found if one.higher}
-    return HELD if gained == pairs else UNCLEAR
+    return SUPPORTED if gained == pairs else UNCLEAR
 
 
 def _no_gain(found: Sequence[Difference]) -> str:
     if all(one.high < MARGIN for one in found):
-        return HELD
-    return NOT_HELD if any(one.low > MARGIN for one in found) else UNCLEAR
+        return SUPPORTED
+    return NOT_SUPPORTED if any(one.low > MARGIN for one in found) else UNCLEAR
 
 
 def _all_lower(found: Sequence[Difference]) -> str:
     if all(one.lower for one in found):
-        return HELD
-    return NOT_HELD if any(one.higher for one in found) else UNCLEAR
+        return SUPPORTED
+    return NOT_SUPPORTED if any(one.higher for one in found) else UNCLEAR
 
 
 def _gain(found: Sequence[Difference]) -> str:
     robust = _robust(found)
     if any(one.lower for one in robust):
-        return NOT_HELD
+        return NOT_SUPPORTED
     return (
-        HELD if all(any(one.higher for one in robust if one.run == run) for run in {o.run for o in found}) else UNCLEAR
+        SUPPORTED
+        if all(any(one.higher for one in robust if one.run == run) for run in {o.run for o in found})
+        else UNCLEAR
     )
 
 
@@ -137,7 +139,7 @@ def _labels_gain(found: Sequence[Difference]) -> str:
 
 
 def _any_effect(found: Sequence[Difference]) -> str:
-    return HELD if any(one.higher or one.lower for one in found) else UNCLEAR
+    return SUPPORTED if any(one.higher or one.lower for one in found) else UNCLEAR
 
 
 MAIN, OVERFITTING = "cifar10-laptop", "cifar10-laptop-overfitting"
@@ -147,48 +149,49 @@ CLAIMS = (
     Claim(
         "a",
         "DYNAT is more accurate on clean images than TRADES and LBGAT at comparable robustness.",
-        "Held if clean accuracy is higher against both and no robust accuracy is lower; not held if any is lower.",
+        "Supported if clean accuracy is higher against both and no robust accuracy is lower; not supported if any "
+        "is lower.",
         MAIN, (("dynat", "trades"), ("dynat", "lbgat6")), ("clean", *STRONG), _cleaner,
     ),
     Claim(
         "b",
         "Searching adversarial images against the dynamic labels improves the trade-off, compared with KL and with "
         "true labels in the search.",
-        "Held if some accuracy is higher against both and none is lower; not held if any is lower.",
+        "Supported if some accuracy is higher against both and none is lower; not supported if any is lower.",
         MAIN, (("dynat", "dynat-kl-inner"), ("dynat", "dynat-static-inner")), ("clean", *STRONG), _better_trade_off,
     ),
     Claim(
         "c",
         "No guide much larger than the target is needed.",
-        f"Held if a guide of twice the width gains less than {100 * MARGIN:g} points everywhere; not held if it gains "
-        "more somewhere.",
+        f"Supported if a guide of twice the width gains less than {100 * MARGIN:g} points everywhere; not supported if "
+        "it gains more somewhere.",
         MAIN, (("dynat-guide-large", "dynat"),), ("clean", *STRONG), _no_gain,
     ),
     Claim(
         "d",
         "Dynamic labels reduce robust overfitting.",
-        "Held if the gap between best and last epoch under PGD-20 is smaller with dynamic labels than without; not "
-        "held if it is larger.",
+        "Supported if the gap between best and last epoch under PGD-20 is smaller with dynamic labels than without; "
+        "not supported if it is larger.",
         OVERFITTING, (("dynat", "at"), ("dynat", "at-gauss-clean-forward")), ("pgd-20 - pgd-20-last",), _all_lower,
     ),
     Claim(
         "e",
         "GAIRAT and MAIL gain robustness by dynamic labels.",
-        "Held if some robust accuracy is higher for both and none is lower; not held if any is lower.",
+        "Supported if some robust accuracy is higher for both and none is lower; not supported if any is lower.",
         MAIN, (("dynat-gairat", "gairat"), ("dynat-mail", "mail-at")), ("clean", *STRONG), _gain,
     ),
     Claim(
         "f",
         "DYNAT gains by its labels, and not only by its start and its clean forward (ours).",
-        "The second step, from `at-gauss-clean-forward` to `dynat`, changes the labels alone. Held if it raises an "
-        "accuracy and lowers none; not held if it lowers any.",
+        "The second step, from `at-gauss-clean-forward` to `dynat`, changes the labels alone. Supported if it raises "
+        "an accuracy and lowers none; not supported if it lowers any.",
         MAIN, (("at-gauss-clean-forward", "at"), ("dynat", "at-gauss-clean-forward")), ("clean", *STRONG),
         _labels_gain,
     ),
     Claim(
         "g",
         "The weight beta matters (ours).",
-        "Held if 0.2 or 6 instead of 1 changes an accuracy.",
+        "Supported if 0.2 or 6 instead of 1 changes an accuracy.",
         MAIN, (("dynat-beta-0.2", "dynat"), ("dynat-beta-6", "dynat")), ("clean", *STRONG), _any_effect,
     ),
 )  # fmt: skip
