@@ -94,7 +94,9 @@ LIGHT = {
         "sklearn",
         "snakemake",
         "pyautoattack",
+        "scipy",
     ),
+    "dynat.cli, dynat.results.metrics, dynat.jobs.plots": ("torch", "matplotlib", "seaborn", "sklearn"),
 }
 
 

@@ -9,7 +9,19 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from dynat.cli import job
-from dynat.cli.app import RESULTS, RESULTS_FOLDER, AllowPlugins, Params, Results, Set, app, named, read_experiment, say
+from dynat.cli.app import (
+    RESULTS,
+    RESULTS_FOLDER,
+    AllowPlugins,
+    Params,
+    Results,
+    Set,
+    app,
+    named,
+    quick_imports,
+    read_experiment,
+    say,
+)
 from dynat.cli.job import JobSettings
 from dynat.config import ConfigError, registry
 from dynat.config.base import shortened
@@ -29,7 +41,8 @@ def metrics(
     allow_plugins: AllowPlugins = False,
 ) -> None:
     """Compute a run's metrics.json from the outcomes of its attacks."""
-    from dynat.results.metrics import read_metrics, write_metrics
+    with quick_imports():
+        from dynat.results.metrics import read_metrics, write_metrics
 
     with registry.plugins_allowed(allow_plugins):
         print(write_metrics(folder, attack))

@@ -10,8 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from scipy.special import bdtrc
-
 from dynat.results.records import DatasetInfo
 
 SIGNIFICANCE = 0.001
@@ -24,6 +22,8 @@ Row = Mapping[str, float]
 
 def above_chance(accuracy: float, n: int, chance: float) -> bool:
     """Whether `accuracy` on `n` images is more than a network that guesses reaches."""
+    from scipy.special import bdtrc  # here, because it takes a tenth of the start of an attack, which does not need it
+
     correct = round(accuracy * n)
     return bool(bdtrc(correct - 1, n, chance) < SIGNIFICANCE) if correct else False
 
