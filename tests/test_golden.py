@@ -4,14 +4,16 @@ A change that is meant to change them renews the file, and the diff shows which 
 
     DYNAT_RENEW_GOLDEN=1 pytest tests/test_golden.py
 
-Bits hold for one version of torch and one instruction set; elsewhere the first three losses are
-compared within 5 %: one rounding changes the sign of a tiny gradient, and twenty steps later losses may differ much.
+Bits hold for one version of torch, one instruction set and one vendor of processors; elsewhere the first three losses
+are compared within 5 %: one rounding changes the sign of a tiny gradient, and twenty steps later losses may differ much.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import platform
+import re
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +30,10 @@ EXPERIMENT = load({"preset": "digits-full"})
 
 
 def environment() -> str:
-    return f"torch {torch.__version__.partition('+')[0]}, {torch.backends.cpu.get_cpu_capability()}"
+    info = Path("/proc/cpuinfo")
+    vendor = re.search(r"vendor_id\s*: (\S+)", info.read_text() if info.exists() else "")
+    version = torch.__version__.partition("+")[0]
+    return f"torch {version}, {torch.backends.cpu.get_cpu_capability()}, {vendor[1] if vendor else platform.machine()}"
 
 
 @pytest.fixture(scope="module")
