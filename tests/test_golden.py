@@ -5,7 +5,7 @@ A change that is meant to change them renews the file, and the diff shows which 
     DYNAT_RENEW_GOLDEN=1 pytest tests/test_golden.py
 
 Bits hold for one version of torch, one instruction set and one vendor of processors; elsewhere the first three losses
-are compared within 5 %: one rounding changes the sign of a tiny gradient, and twenty steps later losses may differ much.
+are compared within 5 %: one rounding changes the sign of a tiny gradient, and twenty steps later losses differ.
 """
 
 from __future__ import annotations
