@@ -1,6 +1,6 @@
 """Times training steps in one process: the authors' restated step, then ours, one change after the other.
 
-    python benchmarks/step.py                                        # two ResNet-18, on the available device
+    python benchmarks/step.py                                        # three pairs, on the available device
     python benchmarks/step.py --pairs resnet18:resnet18-heavy --batch 128 --rounds 5
     python benchmarks/step.py --variants authors ours compile
 
@@ -34,6 +34,7 @@ from dynat.config import Run, ThreatModel
 from dynat.config.training import InnerAttack
 from dynat.nn.cuda_graph import CUDAGraphStep
 from dynat.nn.mixed_precision import MixedPrecision, compute_dtype
+from dynat.runtime.device import set_up_cpu
 from dynat.training.trainer import Trainer
 
 VARIANTS = (
@@ -47,6 +48,7 @@ VARIANTS = (
     "cuda_graph",
     "compile+cuda_graph",
 )
+PAIRS = ("resnet18:resnet18", "resnet8-32:resnet8-32", "wrn10-1:wrn10-1")
 Work = Callable[[], object]
 
 
@@ -180,7 +182,7 @@ def measure(
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    options.add_argument("--pairs", nargs="+", default=["resnet18:resnet18"], help="target:guide")
+    options.add_argument("--pairs", nargs="+", default=PAIRS, help="target:guide")
     options.add_argument("--batch", type=int, default=128)
     options.add_argument("--rounds", type=int, default=5, help="rounds in which every variant is timed once")
     options.add_argument("--repeats", type=int, default=1, help="steps per timing")
@@ -188,6 +190,7 @@ def main() -> None:
     options.add_argument("--json", type=Path, default=Path("benchmarks/out/step.json"))
     chosen = options.parse_args()
     device = torch.device(chosen.device)
+    set_up_cpu(None)
     torch.backends.cudnn.benchmark = True
     bfloat16 = device.type == "cuda"
     top = matrix_rate(device, torch.bfloat16 if bfloat16 else torch.float32, 8192 if bfloat16 else 2048)

@@ -32,10 +32,10 @@ class Ball:
             return l1_ball.project(candidate, center, self.eps)
         offset = candidate - center
         if self.norm == "linf":
-            offset = offset.clamp(-self.eps, self.eps)
+            offset.clamp_(-self.eps, self.eps)
         else:
-            offset = offset * (self.eps / _length(offset)).clamp(max=1.0)
-        return (center + offset).clamp(0.0, 1.0)
+            offset.mul_((self.eps / _length(offset)).clamp(max=1.0))
+        return offset.add_(center).clamp_(0.0, 1.0)
 
     def ascend(self, point: Tensor, gradient: Tensor, step_size: float) -> Tensor:
         """One step of steepest ascent for this norm: the sign, the normalized gradient, or (L1) its largest values."""

@@ -7,6 +7,9 @@ must be equal bit for bit.
 from __future__ import annotations
 
 import copy
+import ctypes
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -153,3 +156,23 @@ def test_the_fake_gpu_refuses_what_cuda_refuses() -> None:
             on_cpu[torch.tensor([2, 0]).to(device)]
         with pytest.raises(RuntimeError, match="numpy"):
             on_gpu.numpy()
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="glibc alone is told to keep memory")
+def test_jobs_keep_the_memory_of_freed_tensors() -> None:
+    """Counted in page faults: once its tensors have been allocated, a step needs no new memory from the system."""
+    code = """if True:
+        import resource, torch
+        from torch import nn
+        from dynat import models
+        from dynat.runtime.device import set_up_cpu
+
+        set_up_cpu(1)
+        network, images = models.build("wrn10-1", classes=10, channels=3), torch.rand(32, 3, 32, 32)
+        def faults():
+            before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+            network(images).sum().backward()
+            return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+        print(min([faults() for _ in range(5)][2:]))"""
+    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert int(printed) < 100

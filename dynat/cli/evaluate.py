@@ -112,9 +112,9 @@ def evaluate(
     """
     with quick_imports():
         from dynat.jobs.evaluate_checkpoint import CheckpointRequest, evaluate_checkpoint
-        from dynat.runtime.device import use_threads
+        from dynat.runtime.device import set_up_cpu
 
-    use_threads(threads)
+    set_up_cpu(threads)
     name = as_run_name(file.stem)
     if expect is not None and not 0 <= expect <= 100:
         raise UserError(f"--expect {expect:g}: an accuracy in percent, from 0 to 100")

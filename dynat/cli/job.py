@@ -80,14 +80,14 @@ def run_training(spec: TrainingSpec, settings: JobSettings) -> None:
     with quick_imports():
         from dynat.jobs import training
         from dynat.runtime import launch
-        from dynat.runtime.device import use_threads
+        from dynat.runtime.device import set_up_cpu
         from dynat.training.distributed import Distributed
 
     gpus = spec.run.gpus
     if gpus > 1 and Distributed.from_environment().size == 1:
         launch.launch(gpus, sys.argv[1:])  # this command again, in every process
         return
-    use_threads(settings.threads and max(1, settings.threads // gpus))
+    set_up_cpu(settings.threads and max(1, settings.threads // gpus))
     training.run_training(
         spec,
         seed=settings.seed,
@@ -108,9 +108,9 @@ def run_import(spec: ImportSpec, settings: JobSettings) -> None:
 def run_evaluation(spec: EvaluationSpec, settings: JobSettings) -> None:
     with quick_imports():
         from dynat.jobs import evaluation
-        from dynat.runtime.device import use_threads
+        from dynat.runtime.device import set_up_cpu
 
-    use_threads(settings.threads)
+    set_up_cpu(settings.threads)
     keep = settings.adversarial is not None
     if settings.shard is not None:
         evaluation.run_shard(
@@ -123,9 +123,9 @@ def run_evaluation(spec: EvaluationSpec, settings: JobSettings) -> None:
 def run_adversarial(spec: EvaluationSpec, settings: JobSettings) -> None:
     with quick_imports():
         from dynat.jobs import adversarial
-        from dynat.runtime.device import use_threads
+        from dynat.runtime.device import set_up_cpu
 
-    use_threads(settings.threads)
+    set_up_cpu(settings.threads)
     ending = registry.known("format", settings.adversarial or "pt", IMAGE_FORMATS)
     adversarial.run_adversarial(spec, settings.seed, ending, paths=settings.paths, device=settings.device, say=say)
 
@@ -133,27 +133,27 @@ def run_adversarial(spec: EvaluationSpec, settings: JobSettings) -> None:
 def run_sanity(spec: SanitySpec, settings: JobSettings) -> None:
     with quick_imports():
         from dynat.jobs import sanity
-        from dynat.runtime.device import use_threads
+        from dynat.runtime.device import set_up_cpu
 
-    use_threads(settings.threads)
+    set_up_cpu(settings.threads)
     sanity.run_sanity_checks(spec, paths=settings.paths, device=settings.device, say=say)
 
 
 def run_corruptions(spec: CorruptionsSpec, settings: JobSettings) -> None:
     with quick_imports():
         from dynat.jobs import corruptions
-        from dynat.runtime.device import use_threads
+        from dynat.runtime.device import set_up_cpu
 
-    use_threads(settings.threads)
+    set_up_cpu(settings.threads)
     corruptions.run_corruptions(spec, paths=settings.paths, device=settings.device, say=say)
 
 
 def run_transfer(spec: TransferSpec, settings: JobSettings) -> None:
     with quick_imports():
         from dynat.jobs import transfer
-        from dynat.runtime.device import use_threads
+        from dynat.runtime.device import set_up_cpu
 
-    use_threads(settings.threads)
+    set_up_cpu(settings.threads)
     transfer.run_transfer(spec, paths=settings.paths, device=settings.device, say=say)
 
 

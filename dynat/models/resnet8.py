@@ -26,5 +26,5 @@ class ResNet8(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         out = functional.relu(self.bn1(self.conv1(x)), inplace=True)
         out = self.layer3(self.layer2(self.layer1(out)))
-        logits: Tensor = self.linear(out.mean(dim=(2, 3)))
+        logits: Tensor = self.linear(out.permute(0, 2, 3, 1).mean(dim=(1, 2)))
         return logits

@@ -94,7 +94,7 @@ class SwishWideResNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         out = F.silu(self.batchnorm(self.layer(self.init_conv(x))))
-        logits: Tensor = self.logits(out.mean(dim=(2, 3)))
+        logits: Tensor = self.logits(out.permute(0, 2, 3, 1).mean(dim=(1, 2)))
         return logits
 
 
@@ -134,7 +134,7 @@ class SwishPreActResNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         out = self.layer_3(self.layer_2(self.layer_1(self.layer_0(self.conv_2d(x)))))
-        logits: Tensor = self.logits(F.silu(self.batchnorm(out)).mean(dim=(2, 3)))
+        logits: Tensor = self.logits(F.silu(self.batchnorm(out)).permute(0, 2, 3, 1).mean(dim=(1, 2)))
         return logits
 
 

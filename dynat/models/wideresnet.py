@@ -64,7 +64,7 @@ class WideResNet(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         out = self.block3(self.block2(self.block1(self.conv1(x))))
         out = functional.relu(self.bn1(out), inplace=True)
-        logits: Tensor = self.fc(out.mean(dim=(2, 3)))
+        logits: Tensor = self.fc(out.permute(0, 2, 3, 1).mean(dim=(1, 2)))
         return logits
 
 

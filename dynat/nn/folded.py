@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 from torch.autograd.function import once_differentiable
+from torch.nn import functional
 
 from dynat.nn.compiled import CompiledModel
 from dynat.nn.sync_batchnorm import CPUSyncBatchNorm
@@ -96,7 +97,8 @@ def _casts_by_layer(net: nn.Module) -> bool:
     stay float32, and autocast chooses the type of each operation.
     """
     holders = [module for module in net.modules() if next(module.parameters(recurse=False), None) is not None]
-    return isinstance(net, fx.GraphModule) and all(type(module) in (*CAST, *NORMS) for module in holders)
+    known = (*CAST, *NORMS, FrozenBatchNorm2d)
+    return isinstance(net, fx.GraphModule) and all(type(module) in known for module in holders)
 
 
 def _to_weight_dtype(module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -140,6 +142,35 @@ class _Restored(torch.autograd.Function):
         return gradients[0] / ctx.scale[0], None
 
 
+class FrozenBatchNorm2d(nn.BatchNorm2d):
+    """One that could not be folded. Its gradient is a product; that of torch also sums over all positions."""
+
+    def __init__(self, norm: nn.BatchNorm2d) -> None:
+        super().__init__(norm.num_features, eps=norm.eps, device=norm.weight.device, dtype=norm.weight.dtype)
+        self.load_state_dict(norm.state_dict())
+        self.requires_grad_(False)
+
+    def forward(self, input: Tensor) -> Tensor:
+        output: Tensor = _EvaluatedBatchNorm.apply(  # type: ignore[no-untyped-call]
+            input, self.weight, self.bias, self.running_mean, self.running_var, self.eps
+        )
+        return output
+
+
+class _EvaluatedBatchNorm(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, images: Tensor, weight: Tensor, bias: Tensor, mean: Tensor, variance: Tensor, eps: float
+    ) -> Tensor:
+        ctx.scale = (weight * torch.rsqrt(variance + eps)).view(-1, 1, 1).to(images.dtype)
+        return functional.batch_norm(images, mean, variance, weight, bias, training=False, eps=eps)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        return gradients[0] * ctx.scale, None, None, None, None, None
+
+
 class _Tracer(fx.Tracer):
     """Treats modules without weights as leaves: their Python code may depend on shapes, which a trace cannot follow."""
 
@@ -173,6 +204,9 @@ def folded(net: nn.Module) -> tuple[nn.Module, dict[str, tuple[str, float]]]:
             norms[layer] = norm, float(modules[norm].eps)
             node.replace_all_uses_with(node.args[0])
             graph.erase_node(node)
+    for name, module in modules.items():
+        if type(module) is nn.BatchNorm2d and module.affine and module.track_running_stats and not _has_hooks(module):
+            net.set_submodule(name, FrozenBatchNorm2d(module))
     return fx.GraphModule(net, graph), norms
 
 
