@@ -46,6 +46,14 @@ def choose_queried_model(network: nn.Module, pixels: Tensor, surrogate: str) -> 
     return folded, f"{precision} surrogate"
 
 
+def try_gradients(network: nn.Module, pixels: Tensor, surrogate: str) -> None:
+    """The gradients that an attack asks for, of half as many images again: does it fit into memory?"""
+    queried, _ = choose_queried_model(network, pixels, surrogate)
+    room = pixels.repeat_interleave(3, 0)[::2]
+    with evaluating(queried), frozen(queried):
+        _logits_and_gradients(queried, room)
+
+
 @torch.no_grad()
 def answers_differently(network: nn.Module, pixels: Tensor, before: Tensor | None = None) -> bool:
     """Whether two answers to the same images differ: those that were given `before`, or now, and those that are given

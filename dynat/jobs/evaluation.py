@@ -18,6 +18,7 @@ from dynat import data, models, provenance
 from dynat.attacks import Evaluation, evaluate
 from dynat.attacks.evaluation import CORRECT, MISCLASSIFIED
 from dynat.attacks.randomized import suited_to
+from dynat.attacks.surrogate import try_gradients
 from dynat.checkpoints.network import build_network
 from dynat.checkpoints.weights import load_weights
 from dynat.config import AttackConfig, Checkpoint, EvaluationSpec, digest, registry
@@ -34,6 +35,7 @@ from dynat.results.weights import read_weights
 from dynat.runtime.device import choose_device
 from dynat.runtime.errors import UserError
 from dynat.runtime.files import atomic_text, check_writable
+from dynat.runtime.memory import names_a_batch
 from dynat.runtime.progress import Progress, duration
 
 
@@ -166,9 +168,14 @@ class Evaluator:
         name = digest(key)
         state = self.paths.evaluation_state(name)
         _refuse_other_evaluation(state, key)
-        found = evaluate(
-            model, self.images, attack, state=state, progress=progress, numbers=numbers, adversarial=adversarial
-        )
+        with names_a_batch(
+            attack.batch,
+            lambda batch: try_gradients(model, data.to_pixels(self.images.first(batch).images), attack.surrogate),
+            lambda batch: f"set batch: {batch} for this attack",
+        ):
+            found = evaluate(
+                model, self.images, attack, state=state, progress=progress, numbers=numbers, adversarial=adversarial
+            )
         return replace(found, warnings=(*warnings, *found.warnings)), name
 
 

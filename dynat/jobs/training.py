@@ -34,8 +34,9 @@ from dynat.results.take_off import early_warnings, warnings
 from dynat.results.weights import file_sha256
 from dynat.runtime.device import choose_device
 from dynat.runtime.files import atomic_write, check_writable
+from dynat.runtime.memory import names_a_batch
 from dynat.runtime.progress import Progress, duration
-from dynat.training import Trained, TrainingState, train
+from dynat.training import Trained, TrainingState, train, try_step
 from dynat.training.distributed import Distributed
 
 
@@ -86,6 +87,11 @@ def _train(
     with (
         Progress(title, spec.run.epochs, say=say, hidden=not distributed.is_main) as progress,
         closing(EpochLog(files, spec.run.epochs, say=progress.say, events=events)) as log,
+        names_a_batch(
+            spec.run.batch,
+            lambda batch: try_step(spec.run.model_copy(update={"batch": batch}), spec.threat, images, device),
+            lambda batch: f"training={{batch: {batch}}}, with a lower rate (schedule.lr) in about the same proportion",
+        ),
     ):
 
         def report(row: Row) -> None:

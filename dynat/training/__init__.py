@@ -5,6 +5,6 @@ training among GPUs; `schedule`, `awp`, `validation` and `state` are what their 
 """
 
 from dynat.training.state import TrainingState
-from dynat.training.trainer import Diverged, Trained, train
+from dynat.training.trainer import Diverged, Trained, train, try_step
 
-__all__ = ["Diverged", "Trained", "TrainingState", "train"]
+__all__ = ["Diverged", "Trained", "TrainingState", "train", "try_step"]

@@ -91,6 +91,14 @@ def train(
     return trainer.result()
 
 
+def try_step(run: Run, threat: ThreatModel, data: Dataset, device: torch.device) -> None:
+    """The first step of this training, and nothing else: does it fit into memory?"""
+    trainer = Trainer(run.model_copy(update={"extra": None}), threat, data, seed=0, device=device)
+    _, batches = trainer.batches.epoch(trainer._seed)
+    trainer.begin_epoch()
+    trainer.step(*next(iter(batches)))
+
+
 class Trainer:
     def __init__(
         self,
