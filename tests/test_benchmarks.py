@@ -143,3 +143,12 @@ def test_the_libraries_agree_about_the_images(tmp_path: Path) -> None:
         *("dynat", "pyautoattack", "torchattacks"),
     ]
     assert [row["step"] for row in results["steps"]] == ["at", "at", "trades", "trades"] and "processor" in printed
+
+
+def test_a_training_of_resnet18_with_batches_of_128_fits_into_4_gb(tmp_path: Path) -> None:
+    """Counted in tensors; imports and libraries need less than the remaining gigabyte."""
+    printed, content = run("memory", "--presets", "cifar10-resnet18", out=tmp_path / "memory.json")
+    training, attack = content["rows"]
+    assert (training["part"], training["batch"]) == ("training", 128) and "resnet18" in printed
+    assert 1000 < training["tensors MiB"] < 3000
+    assert 300 < attack["tensors MiB"] < 1000
