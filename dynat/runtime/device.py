@@ -10,7 +10,7 @@ import torch
 from dynat.runtime import gpu_locks
 from dynat.runtime.errors import UserError
 
-M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # from malloc.h
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # from malloc.h
 
 
 def choose_device(name: str) -> torch.device:
@@ -39,12 +39,13 @@ def choose_device(name: str) -> torch.device:
 def set_up_cpu(threads: int | None) -> None:
     """Set torch's number of threads, and keep the memory of freed tensors for the next ones.
 
-    By default glibc returns large blocks to the system, which clears every page again before the next use: a tenth of
-    a training step of WRN-10-1. (The DAG also lets waiting threads sleep: OMP_WAIT_POLICY, read by torch.)
+    By default glibc returns the memory to the system, which clears every page again before the next use: a tenth of a
+    training step of WRN-10-1. Tensors of 16 MB and more are still returned: kept, they would leave unusable gaps.
+    (The DAG also lets waiting threads sleep: OMP_WAIT_POLICY, read by torch.)
     """
     if threads is not None:
         torch.set_num_threads(threads)
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
-        mallopt(M_MMAP_MAX, 0)
+        mallopt(M_MMAP_THRESHOLD, 2**24)
         mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
