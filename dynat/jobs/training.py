@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import platform
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing
+from contextlib import AbstractContextManager, closing
 from pathlib import Path
 
 import torch
@@ -87,11 +87,7 @@ def _train(
     with (
         Progress(title, spec.run.epochs, say=say, hidden=not distributed.is_main) as progress,
         closing(EpochLog(files, spec.run.epochs, say=progress.say, events=events)) as log,
-        names_a_batch(
-            spec.run.batch,
-            lambda batch: try_step(spec.run.model_copy(update={"batch": batch}), spec.threat, images, device),
-            lambda batch: f"training={{batch: {batch}}}, with a lower rate (schedule.lr) in about the same proportion",
-        ),
+        _within_memory(spec, images, device),
     ):
 
         def report(row: Row) -> None:
@@ -122,6 +118,14 @@ def _train(
     for text in warnings(trained.history, dataset):
         say(f"warning: {title}: {text}")
     return files.folder
+
+
+def _within_memory(spec: TrainingSpec, images: data.Dataset, device: torch.device) -> AbstractContextManager[None]:
+    return names_a_batch(
+        spec.run.batch,
+        lambda batch: try_step(spec.run.model_copy(update={"batch": batch}), spec.threat, images, device),
+        lambda batch: f"training={{batch: {batch}}}, with a lower rate (schedule.lr) in about the same proportion",
+    )
 
 
 def _sources(run: Run, extra: ExtraImages | None, init: Mapping[str, InitialWeights]) -> Iterator[str]:
