@@ -139,3 +139,31 @@ def test_an_archive_writes_only_below_its_folder(name: str, tmp_path: Path) -> N
     with tarfile.open(tmp_path / "bad.tar") as tar, pytest.raises(UserError, match="nothing is unpacked"):
         extract(tar, tmp_path / "into")
     assert not (tmp_path / "into").exists()
+
+
+def test_a_run_that_not_all_attacks_have_attacked_has_dashes_and_no_worst_case(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its worst case would be over weaker attacks; and it has no place in the figure of the attack that is missing."""
+    plan = load({"preset": "cifar10-laptop", "select": ["at", "dynat"], "seeds": [0]})
+    fewer = load(
+        {
+            "preset": "cifar10-laptop",
+            "select": ["dynat"],
+            "seeds": [0],
+            "attacks": ["clean", "pgd-20"],
+            "headline": "pgd-20",
+        }
+    )
+    files = ExperimentFiles(tmp_path / "cifar10-laptop")
+    write_fake_results(files, plan.model_copy(update={"runs": {"at": plan.runs["at"]}}), images=60)
+    write_fake_results(files, fewer, images=60)
+    for name in ("at", "dynat"):
+        write_metrics(files.run(name).folder)
+    monkeypatch.setattr(results_page, "IMAGES", tmp_path / "images")
+    results = Results("cifar10-laptop", files)
+    row = next(line for line in results.main_table().splitlines() if line.startswith("| `dynat` |")).split(" | ")
+    assert [cell.strip(" |") == "–" for cell in row[2:]] == [name not in fewer.attacks for name in plan.attacks] + [
+        True
+    ]
+    assert results.metrics["at"].worst_case is not None and results.draw()["tradeoff"]

@@ -48,6 +48,12 @@ FIGURES = {"tradeoff": "Clean accuracy against accuracy under AutoAttack", "epoc
            "and with dynamic labels", "strength": "Accuracy against the strength of the attack"}  # fmt: skip
 
 
+def comparable(metrics: RunMetrics, experiment: Experiment) -> RunMetrics:
+    """Without the worst case of a run that the preset's attacks have not all attacked yet."""
+    complete = metrics.worst_case is not None and experiment.attacks.keys() <= metrics.attacks.keys()
+    return metrics if complete else metrics.model_copy(update={"worst_case": None})
+
+
 class Results:
     """The finished runs of a preset, as an experiment of their own."""
 
@@ -61,7 +67,7 @@ class Results:
                 raise UserError(
                     f"{files.run(name).metrics}: '{name}' was trained with other settings than the preset's"
                 )
-        self.metrics = {name: self.metrics[name] for name in rows}
+        self.metrics = {name: comparable(self.metrics[name], self.whole) for name in rows}
         dataset = next(iter(self.metrics.values())).dataset.name if rows else self.whole.dataset.name
         self.experiment: Experiment = self.whole.model_copy(
             update={

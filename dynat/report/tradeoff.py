@@ -29,7 +29,7 @@ def tradeoff(experiment: Experiment, metrics: Mapping[str, RunMetrics], runs: Se
     """Clean against robust accuracy: `runs` with name and 95 % interval both ways, the other runs in gray."""
     attack = experiment.headline
     under = formatting.column_title(attack)
-    cells = {run: (m.attacks["clean"], m.attacks[attack]) for run, m in metrics.items()}
+    cells = {run: (m.attacks["clean"], m.attacks[attack]) for run, m in metrics.items() if attack in m.attacks}
     places = {run: (c.accuracy, r.accuracy) for run, (c, r) in cells.items()}
     inside = within(experiment, places)
     shown = [run for run in runs if run in inside]
