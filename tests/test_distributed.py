@@ -99,7 +99,8 @@ def test_two_processes_train_what_one_trains(name: str, in_two: list[dict[str, l
     """The first losses up to rounding, which the signs in PGD then amplify; the weights of both alike."""
     alone, first, second = trace(RUNS[name], Distributed()), in_two[0][name], in_two[1][name]
     assert first == second, "both processes hold the same bits"
-    assert first[:4] == pytest.approx(alone[:4], rel=5e-3 if name == "bfloat16" else 1e-4)
+    assert first[0] == pytest.approx(alone[0], rel=5e-3 if name == "bfloat16" else 1e-4)
+    assert first[:4] == pytest.approx(alone[:4], rel=5e-3 if name == "bfloat16" else 2e-3)
     assert first == pytest.approx(alone, rel=0.02)
 
 

@@ -24,7 +24,7 @@ from dynat.results.sanity import TITLES, curves, read_sanity, sanity_checks
 from tests import fake_results, helpers, tiny
 
 THREAT = ThreatModel(eps=0.3)
-TABLE_HEAD = "| sanity check | honest |"
+TABLE_HEAD = "| sanity check | undefended |"
 SANITY = SanityConfig(images=30, steps=(1, 5, 20, 60), restarts=3, queries=300)
 
 
