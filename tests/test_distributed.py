@@ -64,13 +64,19 @@ def trace(run: Run, distributed: Distributed) -> list[float]:
     )
     trainer.noise.manual_seed(3)
     trainer.networks.train()
+    exact = run.precision == "float32"  # in float64, no sign in PGD depends on the order of a sum
+    if exact:
+        for network in (trainer.networks.target, trainer.networks.guide, trainer.networks.ema):
+            if network is not None:
+                network.double()
     trainer._set_rate(0.02)
     batches = list(tiny.images(per_class=40, seed=5).batches(16))[:STEPS]
     losses = []
     for images, labels in batches:
         if run.extra:  # the second process has images without a label only
             labels = torch.where(torch.arange(16) < 8, labels, -1)
-        seen = trainer.step(data.to_pixels(images), labels)
+        pixels = data.to_pixels(images)
+        seen = trainer.step(pixels.double() if exact else pixels, labels)
         loss = seen["loss"].clone()
         distributed.average([loss])
         losses.append(loss.item())
@@ -99,8 +105,7 @@ def test_two_processes_train_what_one_trains(name: str, in_two: list[dict[str, l
     """The first losses up to rounding, which the signs in PGD then amplify; the weights of both alike."""
     alone, first, second = trace(RUNS[name], Distributed()), in_two[0][name], in_two[1][name]
     assert first == second, "both processes hold the same bits"
-    assert first[0] == pytest.approx(alone[0], rel=5e-3 if name == "bfloat16" else 1e-4)
-    assert first[:4] == pytest.approx(alone[:4], rel=5e-3 if name == "bfloat16" else 2e-3)
+    assert first[:4] == pytest.approx(alone[:4], rel=5e-3 if name == "bfloat16" else 1e-4)
     assert first == pytest.approx(alone, rel=0.02)
 
 
