@@ -112,7 +112,7 @@ bench: bench-step bench-memory bench-dag bench-evaluation bench-shards ## all be
 bench-step: $(STAMP) ## time of a training step, compared with the authors' algorithm
 	@python benchmarks/step.py
 
-bench-memory: $(STAMP) ## peak memory of a training step
+bench-memory: $(STAMP) ## peak memory of trainings and attacks, for each preset
 	@python benchmarks/memory.py
 
 bench-dag: $(STAMP) ## time of the pipeline itself, without its jobs

@@ -5,8 +5,7 @@
 
 Counted: the bytes of all tensors that are alive at once in float32, in a step with two inner steps and in an attack's
 gradient of a batch. Measured: the peak of a whole process on a CPU; imports and libraries need some hundred MiB in
-addition to the tensors. On a GPU, benchmarks/step.py and benchmarks/gpu.py report the
-allocator's peak.
+addition to the tensors. On a GPU, benchmarks/step.py and benchmarks/gpu.py report the allocator's peak.
 """
 
 from __future__ import annotations
