@@ -50,6 +50,7 @@ class PreActResNet(nn.Module):
         out = self.layer4(self.layer3(self.layer2(self.layer1(self.conv1(x)))))
         if self.bn is not None:
             out = functional.relu(self.bn(out), inplace=True)
+        # Channels last, so that the gradient is too: ReLU is slow where it differs.
         logits: Tensor = self.linear(out.permute(0, 2, 3, 1).mean(dim=(1, 2)))
         return logits
 

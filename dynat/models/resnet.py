@@ -88,6 +88,7 @@ class ResNet(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         out = functional.relu(self.bn1(self.conv1(x)), inplace=True)
         out = self.layer4(self.layer3(self.layer2(self.layer1(out))))
+        # Channels last, so that the gradient is too: ReLU is slow where it differs.
         logits: Tensor = self.linear(out.permute(0, 2, 3, 1).mean(dim=(1, 2)))
         return logits
 

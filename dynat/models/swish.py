@@ -94,6 +94,7 @@ class SwishWideResNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         out = F.silu(self.batchnorm(self.layer(self.init_conv(x))))
+        # Channels last, so that the gradient is too: ReLU is slow where it differs.
         logits: Tensor = self.logits(out.permute(0, 2, 3, 1).mean(dim=(1, 2)))
         return logits
 
@@ -134,6 +135,7 @@ class SwishPreActResNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         out = self.layer_3(self.layer_2(self.layer_1(self.layer_0(self.conv_2d(x)))))
+        # Channels last, so that the gradient is too: ReLU is slow where it differs.
         logits: Tensor = self.logits(F.silu(self.batchnorm(out)).permute(0, 2, 3, 1).mean(dim=(1, 2)))
         return logits
 

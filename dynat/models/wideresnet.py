@@ -64,6 +64,7 @@ class WideResNet(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         out = self.block3(self.block2(self.block1(self.conv1(x))))
         out = functional.relu(self.bn1(out), inplace=True)
+        # Channels last, so that the gradient is too: ReLU is slow where it differs.
         logits: Tensor = self.fc(out.permute(0, 2, 3, 1).mean(dim=(1, 2)))
         return logits
 
