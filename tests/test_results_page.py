@@ -132,6 +132,12 @@ def test_images_of_the_pages_exist() -> None:
             assert (page.parent / image).is_file(), (page.name, image)
 
 
+def test_no_image_is_kept_that_no_page_shows() -> None:
+    shown = "".join(page.read_text() for page in results_page.PAGES)
+    kept = [image for preset in results_page.PRESETS for image in (results_page.IMAGES / preset).glob("*.png")]
+    assert kept and [image.name for image in kept if f"images/{image.parent.name}/{image.name}" not in shown] == []
+
+
 @pytest.mark.parametrize("name", ["../outside", "/outside"])
 def test_an_archive_writes_only_below_its_folder(name: str, tmp_path: Path) -> None:
     with tarfile.open(tmp_path / "bad.tar", "w") as tar:

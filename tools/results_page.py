@@ -106,7 +106,7 @@ class Results:
         return ablations.to_markdown(ablations.ablations(self.verdicts, self.experiment, self.metrics), table)
 
     def draw(self) -> dict[str, str]:
-        """Draw the figures that have data; Markdown by name."""
+        """Draw the figures that the pages show and that have data; Markdown by name."""
         histories = {n: history_of({s: self.files.run(n).seed(s) for s in m.seeds}) for n, m in self.metrics.items()}
         runs = compared(self.experiment)
         draw: dict[str, Callable[[], Drawn | None]] = {
@@ -119,9 +119,9 @@ class Results:
         folder = IMAGES / self.preset
         folder.mkdir(parents=True, exist_ok=True)
         shown = {}
-        for name, function in draw.items():
+        for name in [name for name in draw if f"{self.preset}/{name}" in marks()]:
             with rc_context(plotting.STYLE):
-                drawn = function()
+                drawn = draw[name]()
             if drawn:
                 plotting.save(drawn.figure, [folder / f"{name}.svg", folder / f"{name}.png"])
                 (folder / f"{name}.svg").unlink()
@@ -219,6 +219,11 @@ def sections(results: Mapping[str, Results]) -> dict[str, str]:
             **{f"{preset}/{name}": text for name, text in of_preset.draw().items()},
         }
     return parts
+
+
+def marks() -> set[str]:
+    """What the pages name."""
+    return {mark[2] for page in PAGES for mark in MARK.finditer(page.read_text())}
 
 
 def with_sections(page: str, parts: Mapping[str, str]) -> str:
