@@ -34,8 +34,8 @@ make: no environment with the build "$(TORCH)" of torch: uv gives the reason abo
 endef
 export TORCH_MESSAGE
 
-.PHONY: help env run test test-slow lint storm audit image-check slurm-check lock results readme manual bench bench-step bench-memory \
-	bench-dag bench-evaluation bench-shards bench-libraries bench-verdicts bench-gpu clean
+.PHONY: help env run test test-slow lint storm audit image-check slurm-check lock results readme manual bench bench-step bench-processes \
+	bench-memory bench-dag bench-evaluation bench-shards bench-libraries bench-verdicts bench-gpu clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -107,10 +107,13 @@ results: $(STAMP) ## update docs/results.md from results/ (docs/results.md says 
 readme: $(STAMP) ## update tables, figures and help texts in the documents from results/
 	@python tools/refresh_readme.py
 
-bench: bench-step bench-memory bench-dag bench-evaluation bench-shards ## all benchmarks of speed and memory: tables, and JSON in benchmarks/out
+bench: bench-step bench-processes bench-memory bench-dag bench-evaluation bench-shards ## all benchmarks of speed and memory: tables, and JSON in benchmarks/out
 
 bench-step: $(STAMP) ## time of a training step, compared with the authors' algorithm
 	@python benchmarks/step.py
+
+bench-processes: $(STAMP) ## images per second of a training on all cores, and of one training per core
+	@python benchmarks/processes.py
 
 bench-memory: $(STAMP) ## peak memory of trainings and attacks, for each preset
 	@python benchmarks/memory.py

@@ -117,6 +117,15 @@ def test_the_networks_for_a_processor(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_the_benchmark_of_processes_counts_the_images_of_all(tmp_path: Path) -> None:
+    words = ["--pairs", "small:small", "--processes", "2", "--batch", "4", "--steps", "2", "--rounds", "2"]
+    printed, results = run("processes", *words, out=tmp_path / "processes.json")
+    row = results["rows"][0]
+    assert len(row["ratios of the rounds"].split(", ")) == 2 and row["2 processes, images/s"] > 0
+    assert "small:small" in printed
+
+
+@pytest.mark.slow
 def test_the_benchmark_of_shards_compares_their_files(tmp_path: Path) -> None:
     printed, results = run("shards", "--images", "16", "--rounds", "1", out=tmp_path / "shards.json")
     assert "the same file from every call" in printed and [row["jobs"] for row in results["rows"]] == [1, 2]

@@ -19,6 +19,7 @@ import torch
 import yaml
 
 from dynat.config import load
+from dynat.jobs.rate_limit import remove_default_rate_limit
 from dynat.runtime import gpu_locks, launch
 from dynat.runtime.device import choose_device
 from tests.project import ROOT, Project, rule_blocks
@@ -168,6 +169,36 @@ def test_jobs_take_turns_on_the_gpu_and_light_jobs_run_beside_them(project: Proj
     heavy, beside = most_at_once(output)
     assert heavy == gpus
     assert beside >= 1, "the curves are written while the attacks run"
+
+
+CONSIDERING = """
+from dynat.jobs.rate_limit import remove_default_rate_limit
+onstart:
+    remove_default_rate_limit(workflow.scheduler)
+rule all:
+    input: expand("{i}.txt", i=range(4))
+rule one:
+    output: "{i}.txt"
+    shell: "sleep 1.2; touch {output}"
+"""
+
+
+def test_waiting_jobs_are_considered_once_per_finished_job(tmp_path: Path) -> None:
+    """Not also every second, once more for each job that has finished."""
+    assert "\n    remove_default_rate_limit(workflow.scheduler)\n" in (ROOT / "workflow/Snakefile").read_text()
+    (tmp_path / "Snakefile").write_text(CONSIDERING)
+    command = [sys.executable, "-m", "snakemake", "--cores", "1", "--verbose"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
+    assert 4 <= done.stderr.count("Ready jobs: ") <= 5
+
+
+def test_a_limit_that_the_user_gave_is_kept() -> None:
+    for limit in (SimpleNamespace(max_jobs=50, timespan=1), SimpleNamespace(max_jobs=100, timespan=60), None):
+        scheduler = SimpleNamespace(job_rate_limiter=limit)
+        remove_default_rate_limit(scheduler)
+        assert scheduler.job_rate_limiter is limit
+    remove_default_rate_limit(SimpleNamespace())  # another version of Snakemake
 
 
 # --- a cluster ----------------------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from dynat import provenance
 from dynat.config import ConfigError, load
 from dynat.config.yaml_input import command_line_values
 from dynat.jobs import job_view, preflight
+from dynat.jobs.rate_limit import remove_default_rate_limit
 from dynat.results.paths import Paths
 from dynat.runtime.errors import UserError
 from dynat.runtime.interrupts import handle_in_a_thread
