@@ -36,10 +36,11 @@ from dynat.report.comparisons import Comparison
 from dynat.report.figure_list import FIGURES, figures_of, formats_of
 from dynat.report.markdown import escape
 from dynat.report.plotting import colors
+from dynat.report.precisions import mixed_precision_warnings
 from dynat.report.text_placement import spread
 from dynat.results.metrics import read_metrics, write_metrics
 from dynat.results.paths import ExperimentFiles
-from dynat.results.records import RunMetrics
+from dynat.results.records import RunMetrics, TrainingRecord, read_record, write_record
 from dynat.runtime.errors import UserError
 from tests.fake_results import ATTACK, experiment, verdicts, write_fake_results, write_outcome, write_training
 
@@ -531,6 +532,21 @@ def test_a_subset_without_a_class_is_a_warning_in_the_table(
     write_report(copy, plan)
     for file in (copy.table("main", "md"), copy.table("main", "tex"), copy.report):
         assert re.search(r"are of 1 of \d+ classes only", file.read_text()), file
+
+
+def test_trainings_in_different_precisions_are_a_warning(
+    results: ExperimentFiles, plan: Experiment, tmp_path: Path
+) -> None:
+    """`precision: auto` depends on the processor, so the runs of two machines may differ in it."""
+    copy = copy_of(results, tmp_path)
+    assert mixed_precision_warnings(read_all_metrics(copy, plan)) == ()
+    seed = copy.run("at").seed(1)
+    write_record(seed.config, read_record(seed.config, TrainingRecord).model_copy(update={"compute_dtype": "bfloat16"}))
+    write_metrics(copy.run("at").folder)
+    write_report(copy, plan)
+    for file in (copy.table("main", "md"), copy.table("ablations", "md"), copy.table("main", "tex"), copy.report):
+        text = " ".join(file.read_text().split())
+        assert "than the others: at with seed 1 in bfloat16 (the others in float32)" in text, file
 
 
 @pytest.mark.parametrize("limits", [(0.16, 0.36), (0.55, 0.57), (0, 1), (0.1, 0.9), (0.4999, 0.5001)])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import tarfile
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from dynat.report import comparisons, tables
 from dynat.results.metrics import read_metrics, write_metrics
 from dynat.results.outcomes import read_outcome
 from dynat.results.paths import ExperimentFiles
+from dynat.results.records import TrainingRecord, read_record, write_record
 from dynat.runtime.errors import UserError
 from tests.fake_results import write_fake_results
 from tools import results_page
@@ -106,6 +108,23 @@ def test_the_page(results: tuple[ExperimentFiles, Experiment], tmp_path: Path, m
     assert parts["verdicts"].strip() in filled
     assert "Not finished yet." in filled
     assert with_sections(filled, parts) == filled
+
+
+def test_a_difference_between_precisions_is_marked(
+    results: tuple[ExperimentFiles, Experiment], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(results_page, "IMAGES", tmp_path / "images")
+    files = ExperimentFiles(tmp_path / "cifar10-laptop")
+    shutil.copytree(results[0].folder, files.folder)
+    of_claims = sections({"cifar10-laptop": Results("cifar10-laptop", files)})["claims"]
+    assert "‡" not in of_claims
+    seed = files.run("trades").seed(0)
+    write_record(seed.config, read_record(seed.config, TrainingRecord).model_copy(update={"compute_dtype": "bfloat16"}))
+    write_metrics(files.run("trades").folder)
+    parts = sections({"cifar10-laptop": Results("cifar10-laptop", files)})
+    assert "| `dynat` − `trades`‡ |" in parts["claims"] and "| `dynat` − `lbgat6` |" in parts["claims"]
+    (row,) = [line for line in parts["cifar10-laptop/cost"].splitlines() if line.startswith("| `trades`")]
+    assert row.endswith("| bfloat16 |")
 
 
 def test_results_of_other_settings_are_refused(tmp_path: Path) -> None:

@@ -39,6 +39,7 @@ PATHS = Paths(results=ROOT / "results")
 ARCHIVES = ROOT / "docs" / "results"
 IMAGES = ROOT / "docs" / "images"
 PAGES = (ROOT / "docs" / "results.md", ROOT / "README.md")
+OTHER_PRECISION = "‡"
 MARK = re.compile(r"(<!-- results:(\S+) -->).*?(<!-- end -->)", flags=re.DOTALL)
 PRESETS = ("cifar10-laptop", "cifar10-laptop-overfitting")
 """In the order of the page."""
@@ -86,6 +87,10 @@ class Results:
         if run not in self.metrics or attack not in self.metrics[run].attacks:
             return None
         return read_outcome(self.files.run(run), attack).verdicts.set_index(["seed", "index"])["correct"]
+
+    def precisions(self, run: str) -> set[str]:
+        """What the trainings of a run computed in."""
+        return {t.compute_dtype for t in self.metrics[run].training.values() if t.compute_dtype}
 
     def main_table(self) -> str:
         """The report's table; a run that is not finished is a row of dashes."""
@@ -143,6 +148,7 @@ class Results:
                     f"{sum(trained) / len(trained) / 60:.0f} min",
                     f"{attacked / len(trained) / 60:.0f} min",
                     "–" if label is None else f"{100 * label:.1f} %",
+                    ", ".join(sorted(self.precisions(name))) or "–",
                 ]
             )
         head = [
@@ -152,6 +158,7 @@ class Results:
             "Training, per seed",
             "Attacks, per seed",
             "True labels of the guide, last epoch",
+            "Precision",
         ]
         about = sorted(
             {
@@ -167,16 +174,17 @@ class Results:
         return markdown_table(head, rows, right=range(2, 6)) + "\n\n" + text
 
 
-def claim_section(claim: Claim, found: Sequence[Difference]) -> str:
+def claim_section(claim: Claim, found: Sequence[Difference], of_preset: Results | None) -> str:
     verdict = decide(claim, found)
     seeds = max((len(one.per_seed) for one in found), default=0)
     trained = f" ({'one training' if seeds == 1 else f'up to {seeds} trainings'} of each run)" if found else ""
     lines = [f"### ({claim.letter}) {claim.text}", f"**{verdict.capitalize()}**{trained}. {claim.rule}"]
+    unlike = [one for one in found if of_preset and of_preset.precisions(one.run) != of_preset.precisions(one.base)]
     if found:
         head = ["Difference", "Attack", "Points", "95 % interval", "n", "Per seed"]
         rows = [
             [
-                f"`{one.run}` − `{one.base}`",
+                f"`{one.run}` − `{one.base}`" + (OTHER_PRECISION if one in unlike else ""),
                 gap_title(one.attack),
                 _points(one.value),
                 f"{_points(one.low)} to {_points(one.high)}",
@@ -186,6 +194,11 @@ def claim_section(claim: Claim, found: Sequence[Difference]) -> str:
             for one in found
         ]
         lines.append(markdown_table(head, rows, right=range(2, 5)))
+    if unlike:
+        lines.append(
+            f"{OTHER_PRECISION} The two runs were trained in different precisions ([cost](#cost)), so the difference "
+            "may come from this too."
+        )
     return "\n\n".join(lines)
 
 
@@ -208,7 +221,7 @@ def sections(results: Mapping[str, Results]) -> dict[str, str]:
             [[f"({claim.letter})", claim.text, decide(claim, found)] for claim, found in verdicts],
             right=[],
         ),
-        "claims": "\n\n".join(claim_section(claim, found) for claim, found in verdicts),
+        "claims": "\n\n".join(claim_section(claim, found, results.get(claim.preset)) for claim, found in verdicts),
     }
     for preset, of_preset in results.items():
         parts |= {

@@ -20,6 +20,7 @@ from dynat.config import Checkpoint, Experiment, Run, registry
 from dynat.report import formatting, page_tables
 from dynat.report.comparisons import best_runs
 from dynat.report.figure_list import FIGURES
+from dynat.report.precisions import mixed_precision_warnings
 from dynat.report.selection import MANY, not_compared
 from dynat.report.tables import Row, Table, notes
 from dynat.results.paths import ExperimentFiles
@@ -225,7 +226,8 @@ def _warnings(metrics: Mapping[str, RunMetrics]) -> list[str]:
     places: dict[str, list[str]] = {}
     for warning, place in (*trainings, *attacks, *checks):
         places.setdefault(warning, []).append(place)
-    return [f"{'; '.join(_first(where, 'more'))}: {warning}" for warning, where in places.items()]
+    each = [f"{'; '.join(_first(where, 'more'))}: {warning}" for warning, where in places.items()]
+    return [*each, *mixed_precision_warnings(metrics)]
 
 
 def _worst_attacks(experiment: Experiment, metrics: Mapping[str, RunMetrics]) -> str:

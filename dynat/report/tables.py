@@ -13,6 +13,7 @@ from dynat.config import Experiment
 from dynat.report import formatting
 from dynat.report.comparisons import LEVEL, Comparison, best_runs, column_metrics
 from dynat.report.markdown import escape, markdown_table
+from dynat.report.precisions import mixed_precision_warnings
 from dynat.report.selection import row_titles
 from dynat.results.csv_files import csv_text
 from dynat.results.records import RunMetrics, Summary
@@ -238,17 +239,18 @@ def first_images(table: Table) -> list[str]:
 
 
 def _warnings(metrics: Mapping[str, RunMetrics]) -> tuple[str, ...]:
-    """Every warning of an attack, once, with the attacks and runs that gave it."""
+    """Every warning of an attack, once, with the attacks and runs that gave it; and whether precisions differ."""
     found: dict[str, list[tuple[str, str]]] = {}
     for run, m in metrics.items():
         for name, cell in m.attacks.items():
             for warning in cell.warnings:
                 found.setdefault(warning, []).append((formatting.column_title(name), run))
-    return tuple(
+    of_attacks = (
         f"Warning: {warning} ({', '.join(dict.fromkeys(title for title, _ in places))}; "
         f"{', '.join(dict.fromkeys(run for _, run in places))})."
         for warning, places in found.items()
     )
+    return (*of_attacks, *(f"Warning: {warning}." for warning in mixed_precision_warnings(metrics)))
 
 
 def _test_images(metrics: Mapping[str, RunMetrics]) -> int:

@@ -176,6 +176,7 @@ def _training_metrics(files: SeedFiles, record: TrainingRecord) -> TrainingMetri
         digest=record.digest,
         versions=record.versions,
         machine=record.machine,
+        compute_dtype=record.compute_dtype,
     )
 
 

@@ -244,6 +244,7 @@ class TrainingMetrics(Part):
     digest: str
     versions: dict[str, str]
     machine: str
+    compute_dtype: str | None = None
 
 
 class RunMetrics(Record):
