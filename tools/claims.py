@@ -155,8 +155,8 @@ CLAIMS = (
     ),
     Claim(
         "b",
-        "Searching adversarial images against the dynamic labels improves the trade-off, compared with KL and with "
-        "true labels in the search.",
+        "An inner attack on the dynamic labels gives a better trade-off than one on the KL divergence or on the true "
+        "labels.",
         "Supported if some accuracy is higher against both and none is lower; not supported if any is lower.",
         MAIN, (("dynat", "dynat-kl-inner"), ("dynat", "dynat-static-inner")), ("clean", *STRONG), _better_trade_off,
     ),
@@ -182,7 +182,7 @@ CLAIMS = (
     ),
     Claim(
         "f",
-        "DYNAT gains by its labels, and not only by its start and its clean forward (ours).",
+        "DYNAT gains by its labels, and not only by its Gaussian start and its clean forward (ours).",
         "The second step, from `at-gauss-clean-forward` to `dynat`, changes the labels alone. Supported if it raises "
         "an accuracy and lowers none; not supported if it lowers any.",
         MAIN, (("at-gauss-clean-forward", "at"), ("dynat", "at-gauss-clean-forward")), ("clean", *STRONG),

@@ -157,7 +157,7 @@ class Results:
             "Weights",
             "Training, per seed",
             "Attacks, per seed",
-            "True labels of the guide, last epoch",
+            "Correct labels of the guide, last epoch",
             "Precision",
         ]
         about = sorted(

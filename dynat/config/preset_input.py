@@ -71,7 +71,8 @@ class PresetInput(StrictModel):
     """An experiment as it is written down, or a part of one; `null` is the same as not given."""
 
     preset: PresetName | None = None
-    """In `params.yaml` only: the experiment to start from, a file in `config/presets/`; by default `digits`."""
+    """In `params.yaml` or on the command line: the experiment to start from, a file in
+    `config/presets/`; by default `digits`."""
     extends: PresetName | None = None
     """In presets only: the preset that this one changes."""
     beta: NotNegative | None = None

@@ -51,7 +51,7 @@ class Run(StrictModel):
     awp: AWPConfig | None = None
     """Adversarial weight perturbation; see [awp](#awp). Off by default; `{}` switches it on with its defaults."""
     inner: InnerAttack = InnerAttack()
-    """The search for adversarial images; see [inner](#inner)."""
+    """The inner attack, which makes the adversarial images; see [inner](#inner)."""
     label_smoothing: Annotated[Real, Field(ge=0, lt=1), WrittenIfSet()] = 0.0
     """Share s of label smoothing: a label becomes 1-s of its class and s/C of each of the C classes, true or dynamic
     alike. It applies to every cross-entropy of the training loss, that of the guide too, but not to the inner attack. 0

@@ -12,10 +12,10 @@ from dynat.config.renamed import current_value
 
 
 class InnerAttack(StrictModel):
-    """The search for the adversarial images of a training step."""
+    """The attack that makes the adversarial images of a training step."""
 
     objective: Annotated[Literal["method", "ce", "ce-true", "kl"], BeforeValidator(current_value)] = "method"
-    """What the search maximizes: the method's own objective; cross-entropy (CE) on the run's labels; CE on the true
+    """What it maximizes: the method's own objective; cross-entropy (CE) on the run's labels; CE on the true
     labels (with dynamic labels only); or KL to the clean prediction."""
     eps: Positive | None = None
     """Radius in pixels of [0,1]; by default that of the threat model."""
@@ -24,7 +24,7 @@ class InnerAttack(StrictModel):
     step_size: Positive | None = None
     """Pixels of [0,1] per step; by default a quarter of `eps`."""
     start: Literal["gauss", "uniform", "none"] = "gauss"
-    """Where the search starts: x + 0.001 N(0,1), uniformly in the ball, or x itself."""
+    """Where it starts: x + 0.001 N(0,1), uniformly in the ball, or x itself."""
 
 
 class AWPConfig(StrictModel):
