@@ -34,7 +34,7 @@ class Ball:
         if self.norm == "linf":
             offset.clamp_(-self.eps, self.eps)
         else:
-            offset.mul_((self.eps / _length(offset)).clamp(max=1.0))
+            offset.mul_((self.eps / _exact_length(offset)).clamp(max=1.0).to(offset.dtype).view(-1, 1, 1, 1))
         return offset.add_(center).clamp_(0.0, 1.0)
 
     def ascend(self, point: Tensor, gradient: Tensor, step_size: float) -> Tensor:
@@ -61,8 +61,7 @@ class Ball:
         """How far apart two batches are, image by image."""
         if self.norm == "l1":
             return l1_ball.distance(a, b)
-        offset = (a - b).flatten(1)
-        return offset.abs().amax(1) if self.norm == "linf" else torch.linalg.vector_norm(offset, dim=1)
+        return (a - b).flatten(1).abs().amax(1) if self.norm == "linf" else _exact_length(a.double() - b.double())
 
 
 def starting_point(images: Tensor, ball: Ball, start: str, generator: torch.Generator) -> Tensor:
@@ -111,6 +110,13 @@ def pgd(
 
 def _uniform(like: Tensor, generator: torch.Generator) -> Tensor:
     return torch.empty_like(like).uniform_(generator=generator)
+
+
+def _exact_length(batch: Tensor) -> Tensor:
+    """The euclidean length of each image's tensor, added up in double precision: in float32, the sum over a large
+    image rounds by so much that an image on the surface of the ball is outside. Never zero."""
+    length: Tensor = torch.linalg.vector_norm(batch.flatten(1), dim=1, dtype=torch.float64)
+    return length.clamp(min=1e-12)
 
 
 def _length(batch: Tensor) -> Tensor:

@@ -148,6 +148,12 @@ def test_every_registered_name_can_be_imported(entry: str) -> None:
     assert callable(registry.locate(ENTRIES[entry]))
 
 
+@pytest.mark.parametrize("method", registry.METHODS)
+def test_the_registry_knows_what_an_inner_attack_maximizes(method: str) -> None:
+    info = registry.METHODS[method]
+    assert info.maximizes_kl == (registry.locate(info.where).default_objective == "kl")
+
+
 def test_every_method_class_is_registered() -> None:
     """A method without an entry cannot be used: its entry was forgotten."""
     from dynat.methods import Method

@@ -396,6 +396,21 @@ def test_fgsm_is_one_signed_step_of_eps() -> None:
     torch.testing.assert_close(adversarial, corner(model, pixels, 1 - labels, labels), rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize("kind", ["fgsm", "pgd", "apgd-ce"])
+def test_no_example_of_a_large_image_is_outside_the_l2_ball(kind: str) -> None:
+    """It would be rejected, and its image counted as correct."""
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.randint(64, 192, (6, 3, 224, 224), dtype=torch.uint8, generator=generator)
+    layer = nn.Linear(3 * 224 * 224, 4)
+    with torch.no_grad():
+        layer.weight.copy_(torch.randn(layer.weight.shape, generator=generator) / 100)
+    model = nn.Sequential(nn.Flatten(), layer)
+    labels = model(pixels.float() / 255).argmax(1)
+    chosen = attack(kind, norm="l2", eps=10.0, steps=10, step_size=2.5)
+    evaluation = evaluate(model, LabeledImages(pixels, labels), chosen)
+    assert evaluation.rejected_examples == 0 and not evaluation.columns["correct"].any()
+
+
 def test_pgd_on_a_linear_network_reaches_the_best_corner_or_stops_at_success() -> None:
     model, pixels = Linear(2), gray()
     labels = model(pixels).argmax(1)

@@ -11,6 +11,7 @@ import sys
 import time
 from datetime import timedelta
 from pathlib import Path
+from unittest import mock
 
 import psutil
 import pytest
@@ -83,12 +84,23 @@ def trace(run: Run, distributed: Distributed) -> list[float]:
     return [*losses, sum(parameter.double().sum().item() for parameter in trainer.networks.parameters())]
 
 
+def validated(own: Distributed) -> list[float]:
+    """What a validation says that comes out differently in each process, as on GPUs that choose other kernels."""
+    trainer = Trainer(tiny.run(), tiny.THREAT, tiny.dataset(), seed=0, device=torch.device("cpu"), distributed=own)
+    trainer.finished = trainer.run.epochs
+    with mock.patch("dynat.training.trainer.validate", lambda *_, **__: {"clean": 0.5 + own.rank, "pgd": own.rank}):
+        accuracy = trainer._validate(lambda: None)
+    assert trainer.best is not None
+    return [accuracy["clean"], accuracy["pgd"], *trainer.best["score"]]
+
+
 def main(out: Path) -> None:
     """What each of the processes runs."""
     torch.set_num_threads(1)
     own = Distributed.from_environment()
     with own.process_group(torch.device("cpu")):
         traces = {name: trace(run, own) for name, run in RUNS.items()}
+        traces["validated"] = validated(own)
     (out / f"rank{own.rank}.json").write_text(json.dumps(traces))
 
 
@@ -107,6 +119,13 @@ def test_two_processes_train_what_one_trains(name: str, in_two: list[dict[str, l
     assert first == second, "both processes hold the same bits"
     assert first[:4] == pytest.approx(alone[:4], rel=5e-3 if name == "bfloat16" else 1e-4)
     assert first == pytest.approx(alone, rel=0.02)
+
+
+def test_all_processes_choose_the_best_epoch_and_stop_by_the_same_accuracy(
+    in_two: list[dict[str, list[float]]],
+) -> None:
+    """Otherwise one may stop early, and the others wait for it."""
+    assert in_two[0]["validated"] == in_two[1]["validated"] == [0.5, 0.0, 0.0, 0.5]
 
 
 def test_a_shard_is_a_part_of_the_whole_batch() -> None:

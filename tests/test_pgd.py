@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from dynat.attacks.evaluation import TOLERANCE
 from dynat.nn.losses import cross_entropy, margin
 from dynat.pgd import Ball, pgd, starting_point
 from tests.networks import TwoLayers
@@ -78,6 +79,17 @@ def test_projection_comes_before_the_clamp() -> None:
     clean = torch.tensor([0.95, 0.05, 0.5]).view(1, 1, 1, 3)
     moved = ball.project(clean + torch.tensor([0.3, -0.3, 0.3]).view(1, 1, 1, 3), clean)
     torch.testing.assert_close(moved, torch.tensor([1.0, 0.0, 0.6]).view(1, 1, 1, 3))
+
+
+@pytest.mark.parametrize("eps", [1.0, 3.0, 10.0])
+def test_an_image_on_the_surface_of_a_large_l2_ball_is_not_outside(eps: float) -> None:
+    """In float32 the length of 150,528 numbers rounds by more than the evaluation tolerates."""
+    generator = torch.Generator().manual_seed(0)
+    clean = 0.25 + 0.5 * torch.rand(8, 3, 224, 224, generator=generator)
+    far = clean + torch.randn(clean.shape, generator=generator) * 1.2 * eps / 150_528**0.5
+    ball = Ball("l2", eps)
+    distance = ball.distance(ball.project(far, clean), clean)
+    assert (distance <= eps + TOLERANCE).all() and (distance >= eps - 2 * TOLERANCE).all()
 
 
 def test_uniform_start_fills_the_ball() -> None:

@@ -115,8 +115,12 @@ def _run_part(name: str, model: nn.Module, images: Tensor, labels: Tensor, attac
         if name == "square" and attack.steps is not None:
             autoattack.square.n_queries = attack.steps
         adversarial: Tensor = autoattack.run_standard_evaluation(images, labels, batch_size=len(images))[0]
-    # Its L1 projection is in float32, and leaves images outside the ball by what that rounds.
-    return ball.project(adversarial.detach(), images) if ball.norm == "l1" else adversarial.detach()
+    adversarial = adversarial.detach()
+    if ball.norm == "linf":
+        return adversarial
+    # Its projections are in float32, and leave images outside the ball by what that rounds.
+    outside = ball.distance(adversarial, images) > ball.eps
+    return torch.where(outside.view(-1, 1, 1, 1), ball.project(adversarial, images), adversarial)
 
 
 def _margin_loss(targeted: Any, logits: Tensor, labels: Tensor) -> Tensor:

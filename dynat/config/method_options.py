@@ -16,7 +16,7 @@ class NoOptions(StrictModel):
 class Gairat(StrictModel):
     """GAIRAT weights each image by the number of PGD steps (kappa of K) that it takes to misclassify it."""
 
-    tightness: Real = -1.0
+    tightness: Annotated[Real, Field(ge=-4)] = -1.0  # below, every weight of a batch may round to zero
     """lambda in the weight (1 + tanh(lambda + 5(1 - 2 kappa/K))) / 2; large is plain adversarial training."""
     weighting: Literal["tanh", "sigmoid", "discrete"] = "tanh"
     """The function from kappa to the weight."""

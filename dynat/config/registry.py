@@ -37,6 +37,8 @@ class MethodInfo:
     """Whether the weight of KL(p(x)||p(x')) may be, must be, or must not be above zero."""
     adversarial: bool = True
     """Whether it trains on adversarial images."""
+    maximizes_kl: bool = False
+    """Whether its own inner attack maximizes a KL divergence, not the cross-entropy."""
     forwards_clean: bool = False
     """Whether its loss forwards the clean images through the target anyway."""
     options: type[StrictModel] = options.NoOptions
@@ -80,17 +82,28 @@ METHODS: dict[str, MethodInfo] = {
         refusal="it has no adversarial images that a guide could label",
     ),
     "at": MethodInfo("dynat.methods.at:AdversarialTraining"),
-    "trades": MethodInfo("dynat.methods.trades:Trades", consistency="required", forwards_clean=True),
+    "trades": MethodInfo("dynat.methods.trades:Trades", consistency="required", forwards_clean=True, maximizes_kl=True),
     "mart": MethodInfo("dynat.methods.mart:Mart", consistency="required", forwards_clean=True),
     "gairat": MethodInfo("dynat.methods.gairat:Gairat", options=options.Gairat),
     "mail-at": MethodInfo("dynat.methods.mail:MailAt", options=options.MailAt),
     "mail-trades": MethodInfo(
-        "dynat.methods.mail:MailTrades", consistency="required", forwards_clean=True, options=options.MailTrades
+        "dynat.methods.mail:MailTrades",
+        consistency="required",
+        forwards_clean=True,
+        maximizes_kl=True,
+        options=options.MailTrades,
     ),
     "sat": MethodInfo("dynat.methods.sat:Sat", options=options.Sat),
-    "lbgat": MethodInfo("dynat.methods.lbgat:Lbgat", labels=("true",), guide="always", refusal=_LOGITS),
+    "lbgat": MethodInfo(
+        "dynat.methods.lbgat:Lbgat", labels=("true",), guide="always", refusal=_LOGITS, maximizes_kl=True
+    ),
     "adagat": MethodInfo(
-        "dynat.methods.adagat:AdaGat", labels=("true",), guide="always", refusal=_LOGITS, options=options.AdaGat
+        "dynat.methods.adagat:AdaGat",
+        labels=("true",),
+        guide="always",
+        refusal=_LOGITS,
+        maximizes_kl=True,
+        options=options.AdaGat,
     ),
 }
 

@@ -148,6 +148,12 @@ class Run(StrictModel):
             raise ValueError(f"awp perturbs weights against adversarial images, and '{self.method}' has none")
         if self.inner.objective == "ce-true" and self.labels == "true":
             raise ValueError("inner.objective ce-true is for labels: dynamic; with true labels write ce")
+        kl = self.inner.objective == "kl" or (self.inner.objective == "method" and info.maximizes_kl)
+        if info.adversarial and kl and self.inner.start == "none":
+            raise ValueError(
+                "inner.start none with a KL objective: its gradient is zero at the clean image, so the attack would "
+                "not move; write start: gauss"
+            )
         self._check_extra()
         self._refuse_mixed_dynamic_labels()
         if self.ema and self.swa is not None:

@@ -98,6 +98,13 @@ class Distributed:
         parts = torch.split(message / self.size, [tensor.numel() for tensor in tensors])
         torch._foreach_copy_(list(tensors), [part.view(t.shape) for part, t in zip(parts, tensors, strict=True)])
 
+    def of_main(self, numbers: dict[str, float]) -> dict[str, float]:
+        """The main process's numbers. All processes decide by them: their own may differ by rounding."""
+        shared = [numbers]
+        if self.size > 1:
+            dist.broadcast_object_list(shared, src=0)
+        return shared[0]
+
     def sync_batchnorm(self, network: nn.Module, device: torch.device) -> nn.Module:
         """The network with BatchNorm statistics taken over the whole batch."""
         if self.size == 1:

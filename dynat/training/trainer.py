@@ -209,6 +209,7 @@ class Trainer:
             generator=self._generator("validation", epoch=0),
             tick=tick,
         )
+        accuracy = self.distributed.of_main(accuracy)
         score = [accuracy[self.run.validation.select], accuracy["clean"]]
         if self.best is None or score > self.best["score"]:
             guide = None if self.networks.guide is None else weights_of(self.networks.guide)
