@@ -231,7 +231,7 @@ RECIPE = {
 }
 
 
-def test_training_gives_networks_of_pixels(tmp_path: Path) -> None:
+def test_training_gives_networks_of_pixels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     images = tiny.images(20, seed=1)
     trained = dynat.train(RECIPE, images.images, images.labels, eps=EPS, device="cpu", progress=False)
     again = dynat.train(RECIPE, images.images, images.labels, eps=EPS, device="cpu", state=tmp_path, progress=False)
@@ -243,6 +243,9 @@ def test_training_gives_networks_of_pixels(tmp_path: Path) -> None:
         assert torch.equal(logits, again.target(to_pixels(test.images))), "the same training twice"
     assert (logits.argmax(1) == test.labels).float().mean() > 1.5 / tiny.CLASSES
     assert any(tmp_path.rglob("state.pt"))
+    monkeypatch.setattr("dynat.api.training.compute_dtype", lambda *_: torch.bfloat16)
+    dynat.train(RECIPE, images.images, images.labels, eps=EPS, device="cpu", state=tmp_path, progress=False)
+    assert len(list(tmp_path.iterdir())) == 2, "a state of another precision is not resumed"
     other = dynat.train(
         RECIPE | {"labels": "true", "guide": None}, images.images, images.labels, eps=EPS, device="cpu", progress=False
     )

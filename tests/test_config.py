@@ -340,6 +340,36 @@ def test_factors_of_the_command_line_replace_those_of_params() -> None:
     assert merged == {"training": {"schedule": {"factors": above}}}
 
 
+@pytest.mark.parametrize(
+    ("below", "above", "names", "restarts"),
+    [
+        (["clean", "pgd-20"], {"pgd-20": {"restarts": 3}}, ["clean", "pgd-20"], 3),
+        (["clean"], {"pgd-20": {"restarts": 3}}, ["clean", "pgd-20"], 3),
+        ({"pgd-20": {"restarts": 3}, "pgd-7": {}}, ["pgd-20", "clean"], ["pgd-20", "clean"], 3),
+        ({"mine-20": {"kind": "pgd", "restarts": 3}}, ["mine-20"], ["mine-20"], 3),
+        (["clean", "pgd-20"], ["pgd-20"], ["pgd-20"], 1),
+        ({"pgd-20": {"restarts": 2}}, {"pgd-20": {"restarts": 3}}, None, 3),
+    ],
+)
+def test_a_list_of_attacks_and_a_mapping_in_two_layers_are_applied_one_after_the_other(
+    below: Any, above: Any, names: list[str] | None, restarts: int
+) -> None:
+    """params.yaml chooses and the command line changes, or the other way round; neither is lost."""
+    plan = load({"attacks": below}, over={"attacks": above})
+    preset = list(load({}).attacks)
+    assert list(plan.attacks) == (preset if names is None else names)
+    assert next(attack for name, attack in plan.attacks.items() if name.endswith("-20")).restarts == restarts
+    assert plan.headline in plan.attacks
+
+
+def test_a_mistake_in_a_list_of_attacks_is_refused_above_a_mapping_too() -> None:
+    for wrong, message in ((["clean", "clean"], "twice"), ([1], "not a name"), ([["clean"]], "not a name")):
+        with pytest.raises(ConfigError, match=message):
+            load({"attacks": {"pgd-20": {"restarts": 3}}}, over={"attacks": wrong})
+        with pytest.raises(ConfigError, match=message):
+            load({"attacks": wrong}, over={"attacks": {"pgd-20": {"restarts": 3}}})
+
+
 def test_a_run_named_like_a_key_that_is_replaced_is_merged() -> None:
     presets = {"runs": {"factors": {"method": "at", "epochs": 3}}}
     over = {"runs": {"factors": {"batch": 16}}}

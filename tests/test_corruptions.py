@@ -5,6 +5,7 @@ from __future__ import annotations
 import colorsys
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -253,7 +254,7 @@ def test_an_archive_of_something_else_is_refused(change: str, message: str, arch
         ({"corruptions": {"kinds": ["fog"]}}, "corruptions.kinds: 'fog' cannot be made from test images: name the"),
         ({"corruptions": {"severities": [0]}}, "corruptions.severities.0: .*greater than or equal to 1"),
         ({"corruptions": {"severities": [1, 1]}}, "names one twice"),
-        ({"corruptions": {"reference": "dynta"}}, "unknown run 'dynta': did you mean 'dynat'"),
+        ({"corruptions": {"reference": "dynta"}}, "corruptions.reference: 'dynta' is no selected run: did you"),
         ({"corruptions": {"path": "x"}, "dataset": {"classes": ["1", "2"]}}, "corruptions.path: the archive holds all"),
         ({"corruptions": {"path": "{x}"}}, "corruptions.path: .*braces"),
     ],
@@ -380,6 +381,20 @@ def test_the_mean_corruption_error_is_its_definition(tmp_path: Path) -> None:
     assert dynat.mean_corruption_error() == pytest.approx(1 - 0.675)
     assert dynat.mean_corruption_error(at) == pytest.approx((60 / 50 + 70 / 60) / 2)
     assert at.mean_corruption_error(at) == pytest.approx(1)
+
+
+def test_there_is_no_error_relative_to_a_network_without_errors(tmp_path: Path) -> None:
+    """Not infinity, and not the mean over the other corruptions."""
+    files, experiment = results(tmp_path, reference="at")
+    read = dict(report.read_all(files, experiment))
+    perfect = read["at"].accuracy.copy()
+    perfect.loc["contrast"] = 1.0
+    read["at"] = replace(read["at"], accuracy=perfect)
+    text = report.to_markdown(read, experiment)
+    for run in ("at", "dynat"):
+        row = next(line for line in text.splitlines() if line.startswith(f"| `{run}`"))
+        assert row.split("|")[3].strip() == "–"
+    assert "`at` makes no error under contrast" in text
 
 
 @pytest.mark.parametrize("reference", [None, "at"])

@@ -129,7 +129,7 @@ def stages() -> dict[str, Any]:
 def test_a_stage_calls_the_target_of_its_name_and_keeps_existing_files() -> None:
     assert tuple(stages()) == STAGES
     for name, stage in stages().items():
-        assert stage["cmd"] == f"workflow/stage {'images' if name == 'data' else name}"
+        assert stage["cmd"] == f"workflow/stage {({'data': 'images', 'report': 'all'}).get(name, name)}"
         for out in stage["outs"]:
             ((_, options),) = out.items()
             assert options["persist"] is True, (

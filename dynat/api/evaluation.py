@@ -52,7 +52,7 @@ def evaluate(
     count = classes(model, image_set)
     results, warnings = {}, []
     for name, config in configs.items():
-        folder = None if state is None else Path(state) / digest(config, *digests(model, image_set), torch.__version__)
+        folder = None if state is None else Path(state) / digest(config, *digests(model, image_set))
         results[name] = _attacked(model, image_set, name, config, folder, progress)
         warnings += [f"{name}: {warning}" for warning in results[name].warnings]
         if name == "clean" and results[name].interval[0] <= 1.5 / count:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from dynat import provenance
 from dynat.data import LabeledImages, to_pixels
+from dynat.jobs.evaluation import package_version
 from dynat.nn.modes import evaluating
 from dynat.runtime.device import choose_device
 from dynat.runtime.errors import UserError
@@ -76,14 +77,16 @@ def classes(model: nn.Module, images: LabeledImages) -> int:
 
 
 def digests(model: nn.Module, images: LabeledImages) -> tuple[str, ...]:
-    """Of the network's code and weights, of the images, and of the code of the attacks."""
+    """All that verdicts depend on, beside the attack: the network's code and weights, the images, the code of the
+    attacks, their packages, and the kind of device, by which the precision of a surrogate is chosen."""
     weights = hashlib.sha256(repr(model).encode())
     for name, tensor in model.state_dict().items():
         weights.update(
             name.encode() + tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
         )
     code = provenance.code_digest(provenance.evaluation_sources())
-    return weights.hexdigest(), image_digest(images), code
+    packages = (torch.__version__, package_version("pyautoattack"))
+    return weights.hexdigest(), image_digest(images), code, *packages, images.images.device.type
 
 
 def image_digest(images: LabeledImages) -> str:

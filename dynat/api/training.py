@@ -19,6 +19,7 @@ from dynat.data import Dataset, LabeledImages, split
 from dynat.jobs.evaluation import load_target
 from dynat.jobs.import_checkpoint import load_checkpoint
 from dynat.jobs.initial_weights import read_initial_weights
+from dynat.nn.mixed_precision import compute_dtype
 from dynat.nn.numerics import restored_numerics, set_training_numerics
 from dynat.results.paths import Paths, SeedFiles, SingleRunPaths
 from dynat.runtime.device import choose_device
@@ -64,12 +65,13 @@ def train(
         raise UserError("init: this function knows no other runs: give {file: PATH}, or set no init")
     dataset = _dataset(labeled(images, labels), validation)
     init = read_initial_weights(run, "", seed, Paths(), dataset)
-    kept = None
+    chosen, kept = choose_device(device), None
     if state is not None:
         sums = [start.sha256 for start in init.values()]
         code = provenance.code_digest(provenance.training_sources(run.method))
         packages = models.package_versions(run.target, run.guide)
-        parts = (run, threat, dataset.digest, seed, code, torch.__version__, *packages.values(), *sums)
+        computed = (chosen.type, str(compute_dtype(run.precision, chosen)), torch.__version__, *packages.values())
+        parts = (run, threat, dataset.digest, seed, code, *computed, *sums)
         kept = training.TrainingState(Path(state) / digest(*parts))
     with restored_numerics(), Progress("training", run.epochs, hidden=not progress) as shown:
         set_training_numerics(run.precision)
@@ -78,7 +80,7 @@ def train(
             threat,
             dataset,
             seed=seed,
-            device=choose_device(device),
+            device=chosen,
             init={network: start.weights for network, start in init.items()},
             state=kept,
             progress=shown,

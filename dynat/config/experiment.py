@@ -67,8 +67,11 @@ class Experiment(WithPlugins):
         if self.corruptions is not None:
             if problem := self.corruptions.problem(self.dataset.classes is not None):
                 raise ValueError(f"corruptions.{problem}")
-            if self.corruptions.reference is not None:
-                registry.known("run", self.corruptions.reference, self.rows)
+            if self.corruptions.reference is not None and self.corruptions.reference not in self.rows:
+                raise ValueError(
+                    f"corruptions.reference: '{shortened(self.corruptions.reference)}' is no selected run: "
+                    f"{nearest(self.corruptions.reference, self.rows)}"
+                )
         for name, attack in self.attacks.items():
             try:
                 refuse_false_name(name, attack.kind, attack.steps)

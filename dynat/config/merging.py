@@ -29,6 +29,10 @@ class LayerRows:
     model: type[BaseModel]
 
 
+class ChosenRows(dict[str, Any]):
+    """Rows of `attacks:` that are also a choice, as a list of names is: the preset's other rows are left out."""
+
+
 def merge(base: Mapping[str, Any], over: Mapping[str, Any], schema: Layer | LayerRows | None = None) -> dict[str, Any]:
     """`over` merged into `base`, mapping by mapping, except into fields marked `Replaced`; a null changes nothing."""
     result = dict(base)

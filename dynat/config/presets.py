@@ -14,10 +14,11 @@ from typing import Any
 from pydantic import BaseModel
 
 from dynat.config import registry
+from dynat.config.attacks import AttackConfig
 from dynat.config.base import ConfigError, nearest
 from dynat.config.experiment import Experiment
 from dynat.config.init import initial_files
-from dynat.config.merging import Layer, merge
+from dynat.config.merging import ChosenRows, Layer, LayerRows, merge
 from dynat.config.preset_input import PresetInput
 from dynat.config.renamed import ALIASES
 from dynat.config.resolve import checked, resolve
@@ -66,7 +67,29 @@ def load(
 
 def merge_params(params: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     """Content of the command line merged over that of params.yaml, before it is checked."""
-    return merge(params, over, Layer(PresetInput))
+    merged = merge(params, over, Layer(PresetInput))
+    below, above = (parsed(layer.get("attacks")) for layer in (params, over))
+    if above is not None and below is not None:
+        merged["attacks"] = _merged_attacks(below, above)
+    return merged
+
+
+def _merged_attacks(below: Any, above: Any) -> Any:
+    """A list chooses among the rows below it, and a mapping changes them and adds to them."""
+    rows = LayerRows(AttackConfig)
+    if _is_choice(above) and isinstance(below, Mapping):
+        return ChosenRows({name: below.get(name) or {} for name in above})
+    if isinstance(above, Mapping) and _is_choice(below):
+        return ChosenRows(merge({name: {} for name in below}, above, rows))
+    if isinstance(above, Mapping) and isinstance(below, Mapping):
+        merged = merge(below, above, rows)
+        return ChosenRows(merged) if isinstance(below, ChosenRows) else merged
+    return below if isinstance(above, Mapping) else above  # a list with a mistake must be seen
+
+
+def _is_choice(section: Any) -> bool:
+    """A list of names without a mistake; one with a mistake is refused when it is checked."""
+    return isinstance(section, list) and all(isinstance(name, str) and section.count(name) == 1 for name in section)
 
 
 def of_content(content: Mapping[str, Any], name: str) -> Experiment:

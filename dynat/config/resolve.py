@@ -19,7 +19,7 @@ from dynat.config.corruptions import CorruptionsConfig
 from dynat.config.dataset import DatasetConfig, ExtraImagesConfig, ExtraUse, ThreatModel
 from dynat.config.experiment import Experiment
 from dynat.config.init import check_sources
-from dynat.config.merging import Layer, LayerRows, merge
+from dynat.config.merging import ChosenRows, Layer, LayerRows, merge
 from dynat.config.names import attack_from_name, file_name
 from dynat.config.preset_input import PresetInput
 from dynat.config.report import ReportConfig
@@ -195,14 +195,20 @@ def _attack_rows(preset: PresetInput, given: PresetInput) -> dict[str, Any]:
         return {name: {} for name in section} if isinstance(section, list) else section or {}
 
     merged = merge(rows(preset.attacks), rows(given.attacks), LayerRows(AttackConfig))
-    return {name: merged[name] for name in given.attacks} if isinstance(given.attacks, list) else merged
+    chosen = _chosen(given)
+    return merged if chosen is None else {name: merged[name] for name in chosen}
+
+
+def _chosen(given: PresetInput) -> list[str] | None:
+    """The attacks that it chooses; None where it only changes and adds."""
+    return list(given.attacks) if isinstance(given.attacks, list | ChosenRows) else None
 
 
 def _headline(preset: PresetInput, given: PresetInput, attacks: Mapping[str, Any]) -> str:
     """The attack to compare by. A preset's is dropped where a list chooses attacks without it."""
     if given.headline is not None:
         return given.headline
-    dropped = isinstance(given.attacks, list) and preset.headline not in attacks
+    dropped = _chosen(given) is not None and preset.headline not in attacks
     return list(attacks)[-1] if preset.headline is None or dropped else preset.headline
 
 

@@ -162,8 +162,8 @@ class Evaluator:
             images=self.image_digest,
             code=self.code,
             device=self.device.type,
-            torch=_version("torch"),
-            pyautoattack=_version("pyautoattack"),
+            torch=package_version("torch"),
+            pyautoattack=package_version("pyautoattack"),
         )
         name = digest(key)
         state = self.paths.evaluation_state(name)
@@ -211,7 +211,7 @@ def _refuse_other_evaluation(state: Path, key: EvaluationKey) -> None:
         )
 
 
-def _version(package: str) -> str:
+def package_version(package: str) -> str:
     try:
         return version(package)
     except PackageNotFoundError:  # a machine that only trains has no AutoAttack

@@ -41,6 +41,7 @@ def to_markdown(accuracies: Accuracies, experiment: Experiment) -> str:
         return "This experiment has no section `corruptions`.\n"
     reference = experiment.corruptions.reference
     first = next(iter(accuracies.values()))
+    base = accuracies[reference] if reference else None
     kinds = list(first.by_corruption)
     error = f"mCE relative to `{reference}`" if reference else "mean error"
     head = ["Run", "mean accuracy", error, *(kind.replace("_", " ") for kind in kinds)]
@@ -48,12 +49,16 @@ def to_markdown(accuracies: Accuracies, experiment: Experiment) -> str:
         [
             f"`{run}`",
             _percent(found.mean),
-            _percent(found.mean_corruption_error(accuracies[reference] if reference else None)),
+            "–" if (mce := found.mean_corruption_error(base)) is None else _percent(mce),
             *(_percent(value) for value in found.by_corruption.values()),
         ]
         for run, found in accuracies.items()
     ]
-    return f"{markdown_table(head, rows, right=range(1, len(head)))}\n\n{about(first, experiment)}\n"
+    notes = [about(first, experiment)]
+    if base is not None and base.without_error:
+        under = ", ".join(kind.replace("_", " ") for kind in base.without_error)
+        notes.append(f"`{reference}` makes no error under {under}, so there is no error relative to it.")
+    return f"{markdown_table(head, rows, right=range(1, len(head)))}\n\n{' '.join(notes)}\n"
 
 
 def one_row(found: CorruptionAccuracy) -> str:

@@ -58,11 +58,18 @@ class CorruptionAccuracy:
     def by_severity(self) -> dict[int, float]:
         return {int(str(severity)): float(value) for severity, value in self.accuracy.mean(axis=0).items()}
 
-    def mean_corruption_error(self, reference: CorruptionAccuracy | None = None) -> float:
+    @property
+    def without_error(self) -> list[str]:
+        """The corruptions under which every image is classified correctly."""
+        return [kind for kind, accuracy in self.by_corruption.items() if accuracy == 1]
+
+    def mean_corruption_error(self, reference: CorruptionAccuracy | None = None) -> float | None:
         """The mean error; or, relative to a reference, the mean over corruptions of the quotient of both errors, each
-        summed over severities (Hendrycks and Dietterich 2019)."""
+        summed over severities (Hendrycks and Dietterich 2019); None where the reference makes no error."""
         if reference is None:
             return 1 - self.mean
+        if reference.without_error:
+            return None
         errors, theirs = ((1 - each.accuracy).sum(axis=1) for each in (self, reference))
         return float((errors / theirs).mean())
 

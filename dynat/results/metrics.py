@@ -146,7 +146,8 @@ def _class_warnings(verdicts: pd.DataFrame, classes: Sequence[str]) -> list[str]
         return []
     names = ", ".join(classes[label] for label in missing[:3]) + (", ..." if len(missing) > 3 else "")
     count, found = verdicts["index"].nunique(), len(classes) - len(missing)
-    return [f"its {count} images are of {found} of {len(classes)} classes only; none is: {names}"]
+    images = "image is" if count == 1 else "images are"
+    return [f"its {count} {images} of {found} of {len(classes)} classes only; none is: {names}"]
 
 
 def _shared_warnings(dataset: DatasetInfo) -> list[str]:
