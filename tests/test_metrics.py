@@ -220,7 +220,7 @@ def test_a_subset_that_lacks_a_class_is_a_warning(run: RunFiles) -> None:
     attacks = run_metrics(run).attacks
     assert attacks["whole"].warnings == ()
     (warning,) = attacks["part"].warnings
-    assert warning.startswith(f"its 1 images are of 1 of {len(classes)} classes only; none is: {classes[1]}")
+    assert warning.startswith(f"its 1 image is of 1 of {len(classes)} classes only; none is: {classes[1]}")
 
 
 @pytest.mark.parametrize(("shared", "warned"), [(0, False), (2, False), (3, True), (200, True)])

@@ -99,7 +99,7 @@ def test_the_page(results: tuple[ExperimentFiles, Experiment], tmp_path: Path, m
         read_metrics(files.run("dynat")).attacks["clean"].mean - read_metrics(files.run("lbgat6")).attacks["clean"].mean
     )
     assert f"| `dynat` − `lbgat6` | Clean | +{100 * gap:.1f} |" in parts["claims"]
-    assert "| (b) | Searching" in parts["verdicts"]
+    assert "| (b) | An inner attack on the dynamic labels" in parts["verdicts"]
     assert "| not tested |" in parts["verdicts"], "claim b needs a run that is not finished"
     assert (tmp_path / "images" / "cifar10-laptop" / "tradeoff.png").exists()
     page = "Before.\n<!-- results:verdicts -->\nold\n<!-- end -->\n<!-- results:nothing -->\n<!-- end -->\nAfter.\n"
