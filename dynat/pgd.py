@@ -30,12 +30,13 @@ class Ball:
         """The nearest image in the ball, then clamped to [0,1]; for L1 the nearest that is in both."""
         if self.norm == "l1":
             return l1_ball.project(candidate, center, self.eps)
-        offset = candidate - center
         if self.norm == "linf":
-            offset.clamp_(-self.eps, self.eps)
-        else:
-            offset.mul_((self.eps / _exact_length(offset)).clamp(max=1.0).to(offset.dtype).view(-1, 1, 1, 1))
-        return offset.add_(center).clamp_(0.0, 1.0)
+            return (candidate - center).clamp_(-self.eps, self.eps).add_(center).clamp_(0.0, 1.0)
+        # In double precision: in float32, the length of a large image rounds by so much that one on the surface of the
+        # ball is outside.
+        offset = candidate.double() - center.double()
+        offset.mul_((self.eps / _length(offset)).clamp(max=1.0))
+        return offset.add_(center).to(candidate.dtype).clamp_(0.0, 1.0)
 
     def ascend(self, point: Tensor, gradient: Tensor, step_size: float) -> Tensor:
         """One step of steepest ascent for this norm: the sign, the normalized gradient, or (L1) its largest values."""
@@ -61,7 +62,9 @@ class Ball:
         """How far apart two batches are, image by image."""
         if self.norm == "l1":
             return l1_ball.distance(a, b)
-        return (a - b).flatten(1).abs().amax(1) if self.norm == "linf" else _exact_length(a.double() - b.double())
+        if self.norm == "linf":
+            return (a - b).flatten(1).abs().amax(1)
+        return (a.double() - b.double()).flatten(1).norm(dim=1)
 
 
 def starting_point(images: Tensor, ball: Ball, start: str, generator: torch.Generator) -> Tensor:
@@ -110,13 +113,6 @@ def pgd(
 
 def _uniform(like: Tensor, generator: torch.Generator) -> Tensor:
     return torch.empty_like(like).uniform_(generator=generator)
-
-
-def _exact_length(batch: Tensor) -> Tensor:
-    """The euclidean length of each image's tensor, added up in double precision: in float32, the sum over a large
-    image rounds by so much that an image on the surface of the ball is outside. Never zero."""
-    length: Tensor = torch.linalg.vector_norm(batch.flatten(1), dim=1, dtype=torch.float64)
-    return length.clamp(min=1e-12)
 
 
 def _length(batch: Tensor) -> Tensor:

@@ -90,6 +90,8 @@ def test_an_image_on_the_surface_of_a_large_l2_ball_is_not_outside(eps: float) -
     ball = Ball("l2", eps)
     distance = ball.distance(ball.project(far, clean), clean)
     assert (distance <= eps + TOLERANCE).all() and (distance >= eps - 2 * TOLERANCE).all()
+    inside = clean + (far - clean) / 2
+    assert torch.equal(ball.project(inside, clean), inside.clamp(0, 1))
 
 
 def test_uniform_start_fills_the_ball() -> None:

@@ -115,12 +115,8 @@ def _run_part(name: str, model: nn.Module, images: Tensor, labels: Tensor, attac
         if name == "square" and attack.steps is not None:
             autoattack.square.n_queries = attack.steps
         adversarial: Tensor = autoattack.run_standard_evaluation(images, labels, batch_size=len(images))[0]
-    adversarial = adversarial.detach()
-    if ball.norm == "linf":
-        return adversarial
-    # Its projections are in float32, and leave images outside the ball by what that rounds.
-    outside = ball.distance(adversarial, images) > ball.eps
-    return torch.where(outside.view(-1, 1, 1, 1), ball.project(adversarial, images), adversarial)
+    # Its projections are in float32, and in L1 and L2 they leave images outside the ball by what that rounds.
+    return adversarial.detach() if ball.norm == "linf" else ball.project(adversarial.detach(), images)
 
 
 def _margin_loss(targeted: Any, logits: Tensor, labels: Tensor) -> Tensor:

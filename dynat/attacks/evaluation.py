@@ -33,7 +33,7 @@ from dynat.pgd import Ball
 from dynat.runtime.progress import HIDDEN, Progress
 
 TOLERANCE = 1e-6
-"""How far outside the ball float32 rounding may put an image on its surface; of a radius above 1, this share."""
+"""How far outside the ball float32 rounding may put an image that is on its surface."""
 
 CORRECT, MISCLASSIFIED = -1, -2
 """Values of the column `broken_by`: correct under attack, or misclassified before any attack. A value from 0 on is the
@@ -249,7 +249,7 @@ def _is_misled(surrogate: nn.Module, pixels: Tensor, labels: Tensor) -> Tensor:
 def verify(model: nn.Module, pixels: Tensor, claimed: Tensor, attack: AttackConfig) -> tuple[Tensor, Tensor]:
     """Which claimed images are valid (inside the ball and inside [0,1]), and the plain network's logits on those."""
     ball = Ball(attack.norm or "linf", attack.eps or 0.0)
-    valid = ball.distance(claimed, pixels) <= ball.eps + TOLERANCE * max(1.0, ball.eps)
+    valid = ball.distance(claimed, pixels) <= ball.eps + TOLERANCE
     valid &= torch.isfinite(claimed).flatten(1).all(1)
     valid &= (claimed.flatten(1).amin(1) >= 0) & (claimed.flatten(1).amax(1) <= 1)
     with evaluating(model):  # whatever mode the attack left behind

@@ -67,10 +67,11 @@ class Experiment(WithPlugins):
         if self.corruptions is not None:
             if problem := self.corruptions.problem(self.dataset.classes is not None):
                 raise ValueError(f"corruptions.{problem}")
-            if self.corruptions.reference is not None and self.corruptions.reference not in self.rows:
+            reference = self.corruptions.reference
+            if reference is not None and reference not in self.rows:
                 raise ValueError(
-                    f"corruptions.reference: '{shortened(self.corruptions.reference)}' is no selected run: "
-                    f"{nearest(self.corruptions.reference, self.rows)}"
+                    f"corruptions.reference: unknown run '{shortened(reference)}': {nearest(reference, self.rows)}; "
+                    "a run that exists has to be selected too"
                 )
         for name, attack in self.attacks.items():
             try:
