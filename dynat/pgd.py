@@ -64,7 +64,8 @@ class Ball:
             return l1_ball.distance(a, b)
         if self.norm == "linf":
             return (a - b).flatten(1).abs().amax(1)
-        return (a.double() - b.double()).flatten(1).norm(dim=1)
+        length: Tensor = torch.linalg.vector_norm((a.double() - b.double()).flatten(1), dim=1)
+        return length
 
 
 def starting_point(images: Tensor, ball: Ball, start: str, generator: torch.Generator) -> Tensor:
