@@ -69,15 +69,57 @@ def test_packing_again_gives_the_same_bytes(results: tuple[ExperimentFiles, Expe
     assert archive.read_bytes() == first
 
 
-def test_a_run_with_more_seeds_is_not_replaced(results: tuple[ExperimentFiles, Experiment], tmp_path: Path) -> None:
-    files, _ = results
-    more = ExperimentFiles(tmp_path / "cifar10-laptop")
-    write_fake_results(more, load({"preset": "cifar10-laptop", "select": ["at"], "seeds": [0, 1]}), images=60)
-    write_metrics(more.run("at").folder)
+def fake_seeds(folder: Path, seeds: list[int], images: int = 60) -> ExperimentFiles:
+    files = ExperimentFiles(folder / "cifar10-laptop")
+    write_fake_results(files, load({"preset": "cifar10-laptop", "select": ["at"], "seeds": seeds}), images=images)
+    write_metrics(files.run("at").folder)
+    return files
+
+
+def test_seeds_that_were_trained_elsewhere_are_added(tmp_path: Path) -> None:
     archive = tmp_path / "kept.tar.xz"
-    pack(more.folder, archive)
-    assert "at" not in pack(files.folder, archive)
-    assert read_metrics(unpack(archive, tmp_path / "read").run("at")).seeds == (0, 1)
+    for seeds in ([1], [0, 2], [2]):
+        pack(fake_seeds(tmp_path / str(seeds), seeds).folder, archive)
+    kept = unpack(archive, tmp_path / "read").run("at")
+    together = fake_seeds(tmp_path / "together", [0, 1, 2])
+    metrics = read_metrics(together.run("at"))
+    assert metrics.seeds == (0, 1, 2)
+    assert read_metrics(kept).model_copy(update={"sanity": metrics.sanity}) == metrics
+    for attack in metrics.attacks:
+        assert read_outcome(kept, attack).verdicts.equals(read_outcome(together.run("at"), attack).verdicts)
+
+
+def test_attacks_are_added_to_those_on_the_same_network(tmp_path: Path) -> None:
+    files, archive = fake_seeds(tmp_path / "made", [0, 1]), tmp_path / "kept.tar.xz"
+    run = files.run("at")
+    pack(files.folder, archive)
+    write_metrics(run.folder, ["clean", "fgsm"])
+    pack(files.folder, archive)
+    assert set(read_metrics(unpack(archive, tmp_path / "same").run("at")).attacks) == set(run.attacks())
+    again = run.seed(1).config  # seed 1 was trained again, and attacked by two attacks only
+    write_record(again, read_record(again, TrainingRecord).model_copy(update={"digest": "another network"}))
+    write_metrics(run.folder, ["clean", "fgsm"])
+    pack(files.folder, archive)
+    kept = read_metrics(unpack(archive, tmp_path / "other").run("at"))
+    assert {name: cell.seeds for name, cell in kept.attacks.items()} == {
+        name: (0, 1) if name in ("clean", "fgsm") else (0,) for name in run.attacks()
+    }
+    assert kept.attacks["pgd-20"].cost.forward_passes == 21 * 60
+
+
+def test_results_on_different_images_are_not_put_together(tmp_path: Path) -> None:
+    archive = tmp_path / "kept.tar.xz"
+    pack(fake_seeds(tmp_path / "one", [0]).folder, archive)
+    before = archive.read_bytes()
+    files = fake_seeds(tmp_path / "other", [1])
+    config = files.run("at").seed(1).config
+    record = read_record(config, TrainingRecord)
+    other = record.dataset.model_copy(update={"digest": "e" * 64})
+    write_record(config, record.model_copy(update={"dataset": other}))
+    write_metrics(files.run("at").folder)
+    with pytest.raises(UserError, match="an archive holds results on the same images"):
+        pack(files.folder, archive)
+    assert archive.read_bytes() == before
 
 
 def test_the_page(results: tuple[ExperimentFiles, Experiment], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
