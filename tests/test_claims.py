@@ -18,6 +18,7 @@ from tools.claims import (
     UNCLEAR,
     Claim,
     Difference,
+    beside,
     decide,
     difference,
     differences,
@@ -36,26 +37,31 @@ def series(table: Table) -> pd.Series[int]:
     return pd.Series(list(table.values()), index=index, name="correct")
 
 
-def slow_difference(parts: list[tuple[int, Table]]) -> tuple[float, float, dict[int, float], int]:
-    """Mean over images of the mean over common seeds; 1.96 standard errors; by seed; images."""
+QUANTILES = {1: 1.959964, 2: 2.241403, 6: 2.638257}
+"""Of the normal distribution at 1 - 0.025 / k, from a table."""
+
+
+def slow_difference(parts: list[tuple[int, Table]], comparisons: int) -> tuple[float, float, dict[int, float], int]:
+    """Mean over images of the mean over common seeds; half the interval; by seed; images."""
     common = set.intersection(*(set(table) for _, table in parts))
     value = {key: sum(sign * table[key] for sign, table in parts) for key in common}
     images = sorted({index for _, index in common})
     by_image = [statistics.mean(v for (_, i), v in value.items() if i == index) for index in images]
     seeds = sorted({seed for seed, _ in common})
     by_seed = {seed: statistics.mean(v for (s, _), v in value.items() if s == seed) for seed in seeds}
-    half = 1.96 * statistics.stdev(by_image) / math.sqrt(len(images))
+    half = QUANTILES[comparisons] * statistics.stdev(by_image) / math.sqrt(len(images))
     return statistics.mean(by_image), half, by_seed, len(images)
 
 
-@pytest.mark.parametrize(("seeds", "fewer"), [([0], 40), ([0, 1, 2], 25)])
-def test_a_difference_equals_its_slow_restatement(seeds: list[int], fewer: int) -> None:
+@pytest.mark.parametrize(("seeds", "fewer", "comparisons"), [([0], 40, 1), ([0, 1, 2], 25, 6)])
+def test_a_difference_equals_its_slow_restatement(seeds: list[int], fewer: int, comparisons: int) -> None:
     tables = {
         ("dynat", "clean"): verdicts(seeds, 40, 0.7, 1),
         ("at", "clean"): verdicts([*seeds, 9], fewer, 0.5, 2),
     }
-    made = difference(lambda run, attack: series(tables[run, attack]), "dynat", "at", "clean")
-    mean, half, by_seed, images = slow_difference([(1, tables["dynat", "clean"]), (-1, tables["at", "clean"])])
+    made = difference(lambda run, attack: series(tables[run, attack]), "dynat", "at", "clean", comparisons)
+    parts = [(1, tables["dynat", "clean"]), (-1, tables["at", "clean"])]
+    mean, half, by_seed, images = slow_difference(parts, comparisons)
     assert made is not None
     assert made.images == images
     assert made.per_seed == pytest.approx(by_seed)
@@ -71,7 +77,7 @@ def test_a_gap_is_the_difference_of_differences() -> None:
     }
     made = difference(lambda run, attack: series(tables[run, attack]), "dynat", "at", "best - last")
     signs = {("dynat", "best"): 1, ("dynat", "last"): -1, ("at", "best"): -1, ("at", "last"): 1}
-    mean, half, by_seed, _ = slow_difference([(signs[key], table) for key, table in tables.items()])
+    mean, half, by_seed, _ = slow_difference([(signs[key], table) for key, table in tables.items()], 1)
     assert made is not None
     assert made.per_seed == pytest.approx(by_seed)
     assert (made.value, made.low) == pytest.approx((mean, mean - half))
@@ -141,10 +147,26 @@ def test_a_claim_with_a_missing_run_is_not_tested() -> None:
     assert differences(claim("a"), lambda run, attack: None) == []
 
 
+def test_the_intervals_of_a_claim_hold_together() -> None:
+    """Each is as wide as the number of comparisons that the verdict reads demands, those beside it too."""
+    tables = {
+        name: series(verdicts([0], 500, share, n)) for n, (name, share) in enumerate([("one", 0.6), ("two", 0.5)])
+    }
+    one = claim("d")
+    correct = {"dynat": tables["one"]}
+    found = differences(one, lambda run, attack: correct.get(run, tables["two"]))
+    shown = beside(one, lambda run, attack: correct.get(run, tables["two"]))
+    assert (len(found), len(shown)) == (2, 8)
+    alone = difference(lambda run, attack: correct.get(run, tables["two"]), "dynat", "at", "clean")
+    assert alone is not None
+    (clean,) = [d for d in shown if (d.base, d.attack) == ("at", "clean")]
+    assert (clean.high - clean.low) / (alone.high - alone.low) == pytest.approx(QUANTILES[2] / QUANTILES[1])
+
+
 @pytest.mark.parametrize("one", CLAIMS, ids=lambda one: one.letter)
 def test_claims_name_runs_and_attacks_of_their_preset(one: Claim) -> None:
     experiment = load({"preset": one.preset})
     for pair in one.pairs:
         assert set(pair) <= set(experiment.runs)
-    for attack in one.attacks:
+    for attack in (*one.attacks, *one.beside):
         assert set(attack.split(" - ")) <= set(experiment.attacks)

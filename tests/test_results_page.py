@@ -11,10 +11,11 @@ import pytest
 
 from dynat.config import Experiment, load
 from dynat.report import comparisons, tables
+from dynat.results.history import read_history
 from dynat.results.metrics import read_metrics, write_metrics
 from dynat.results.outcomes import read_outcome
 from dynat.results.paths import ExperimentFiles
-from dynat.results.records import TrainingRecord, read_record, write_record
+from dynat.results.records import Check, TrainingRecord, read_record, write_record
 from dynat.runtime.errors import UserError
 from tests.fake_results import write_fake_results
 from tools import results_page
@@ -144,6 +145,21 @@ def test_the_page(results: tuple[ExperimentFiles, Experiment], tmp_path: Path, m
     assert "| (b) | An inner attack on the dynamic labels" in parts["verdicts"]
     assert "| not tested |" in parts["verdicts"], "claim b needs a run that is not finished"
     assert (tmp_path / "images" / "cifar10-laptop" / "tradeoff.png").exists()
+    at = read_metrics(files.run("at")).attacks
+    (selected,) = [row for row in parts["cifar10-laptop/selected"].splitlines() if row.startswith("| `at` |")]
+    assert [cell.strip() for cell in selected.split("|")][2] == "18"  # of the made-up 20 epochs
+    assert selected.endswith(f"| {100 * at['cw-20'].mean:.1f} → {100 * at['cw-20-last'].mean:.1f} |")
+    held_out = read_history(files.run("at").seed(0))
+    assert f"| {100 * held_out[17]['pgd']:.1f} → {100 * held_out[19]['pgd']:.1f} |" in selected
+    assert parts["cifar10-laptop/sanity"] == "6 of 6 runs pass all sanity checks."
+    sanity = one.metrics["at"].sanity
+    assert sanity
+    checks = {**sanity.checks, "steps": Check(passed=False, detail="")}
+    one.metrics["at"] = one.metrics["at"].model_copy(update={"sanity": sanity.model_copy(update={"checks": checks})})
+    one.metrics["trades"] = one.metrics["trades"].model_copy(update={"sanity": None})
+    assert one.sanity() == (
+        "4 of 6 runs pass all sanity checks. Not all are passed by `at` (steps). Not checked: `trades`."
+    )
     page = "Before.\n<!-- results:verdicts -->\nold\n<!-- end -->\n<!-- results:nothing -->\n<!-- end -->\nAfter.\n"
     filled = with_sections(page, parts)
     assert "old" not in filled
@@ -167,6 +183,8 @@ def test_a_difference_between_precisions_is_marked(
     assert "| `dynat` − `trades`‡ |" in parts["claims"] and "| `dynat` − `lbgat6` |" in parts["claims"]
     (row,) = [line for line in parts["cifar10-laptop/cost"].splitlines() if line.startswith("| `trades`")]
     assert row.endswith("| bfloat16 |")
+    (row,) = [line for line in parts["verdicts"].splitlines() if line.startswith("| (a)")]
+    assert "‡" in row.split("|")[3]
 
 
 def test_results_of_other_settings_are_refused(tmp_path: Path) -> None:
@@ -180,7 +198,7 @@ def test_results_of_other_settings_are_refused(tmp_path: Path) -> None:
 
 def test_every_mark_of_the_pages_is_known() -> None:
     """A misspelled mark would say "Not finished yet." for ever."""
-    names = {"table", "short-table", "ablations", "cost", *results_page.FIGURES}
+    names = {"table", "short-table", "ablations", "selected", "sanity", "cost", *results_page.FIGURES}
     known = {"verdicts", "claims", *(f"{preset}/{name}" for preset in results_page.PRESETS for name in names)}
     marks = [mark[1] for page in results_page.PAGES for mark in results_page.MARK.findall(page.read_text())]
     assert marks
@@ -230,7 +248,7 @@ def test_a_run_that_not_all_attacks_have_attacked_has_dashes_and_no_worst_case(
     monkeypatch.setattr(results_page, "IMAGES", tmp_path / "images")
     results = Results("cifar10-laptop", files)
     row = next(line for line in results.main_table().splitlines() if line.startswith("| `dynat` |")).split(" | ")
-    assert [cell.strip(" |") == "–" for cell in row[2:]] == [name not in fewer.attacks for name in plan.attacks] + [
-        True
-    ]
+    assert [cell.strip(" |") == "–" for cell in row[2:]] == [
+        name not in fewer.attacks for name in results.selected.attacks
+    ] + [True]
     assert results.metrics["at"].worst_case is not None and results.draw()["tradeoff"]

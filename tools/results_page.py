@@ -11,15 +11,16 @@ from __future__ import annotations
 import os
 import re
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import cache, cached_property
 from pathlib import Path
+from statistics import fmean
 
 import pandas as pd
 from matplotlib import rc_context
 
 from dynat.config import Experiment, load
-from dynat.report import ablations, comparisons, curves, formatting, plotting, tables
+from dynat.report import ablations, comparisons, curves, plotting, tables
 from dynat.report.attack_strength import strength
 from dynat.report.markdown import markdown_table
 from dynat.report.pairs import pairs
@@ -31,15 +32,15 @@ from dynat.results.outcomes import read_outcome
 from dynat.results.paths import ExperimentFiles, Paths
 from dynat.results.records import RunMetrics
 from dynat.runtime.errors import UserError
-from tools.claims import CLAIMS, Claim, Correct, Difference, decide, differences
-from tools.results_archive import finished, pack, unpack
+from tools.claim_tables import Judged, claim_section, verdict_table
+from tools.claims import CLAIMS, Claim, Difference, beside, differences
+from tools.results_archive import finished, pack, same_images, unpack
 
 ROOT = Path(__file__).parents[1]
 PATHS = Paths(results=ROOT / "results")
 ARCHIVES = ROOT / "docs" / "results"
 IMAGES = ROOT / "docs" / "images"
 PAGES = (ROOT / "docs" / "results.md", ROOT / "README.md")
-OTHER_PRECISION = "‡"
 MARK = re.compile(r"(<!-- results:(\S+) -->).*?(<!-- end -->)", flags=re.DOTALL)
 PRESETS = ("cifar10-laptop", "cifar10-laptop-overfitting")
 """In the order of the page."""
@@ -50,8 +51,9 @@ FIGURES = {"tradeoff": "Clean accuracy against accuracy under AutoAttack", "epoc
 
 
 def comparable(metrics: RunMetrics, experiment: Experiment) -> RunMetrics:
-    """Without the worst case of a run that the preset's attacks have not all attacked yet."""
-    complete = metrics.worst_case is not None and experiment.attacks.keys() <= metrics.attacks.keys()
+    """Without the worst case of a run that the preset's attacks on the selected epoch have not all attacked yet."""
+    needed = {name for name, attack in experiment.attacks.items() if attack.weights == "best"}
+    complete = metrics.worst_case is not None and needed <= metrics.attacks.keys()
     return metrics if complete else metrics.model_copy(update={"worst_case": None})
 
 
@@ -62,6 +64,7 @@ class Results:
         self.preset, self.files = preset, files
         self.metrics: dict[str, RunMetrics] = {run.folder.name: metrics for run, metrics in finished(files)}
         self.whole = load({"preset": preset})
+        same_images(list(self.metrics.values()), files.folder)
         rows = [name for name in self.whole.runs if name in self.metrics]
         for name in rows:
             if self.metrics[name].config != self.whole.runs[name]:
@@ -88,14 +91,22 @@ class Results:
             return None
         return read_outcome(self.files.run(run), attack).verdicts.set_index(["seed", "index"])["correct"]
 
-    def precisions(self, run: str) -> set[str]:
-        """What the trainings of a run computed in."""
-        return {t.compute_dtype for t in self.metrics[run].training.values() if t.compute_dtype}
+    def mixed(self, one: Difference) -> bool:
+        """Whether the two runs were trained in different precisions with a seed that they share."""
+        trainings = [self.metrics[run].training for run in (one.run, one.base)]
+        computed = [{seed: of_run[seed].compute_dtype for seed in one.per_seed} for of_run in trainings]
+        return computed[0] != computed[1]
+
+    @cached_property
+    def selected(self) -> Experiment:
+        """The experiment without attacks on the last epoch, which has a table of its own."""
+        attacks = {name: attack for name, attack in self.experiment.attacks.items() if attack.weights == "best"}
+        return self.experiment.model_copy(update={"attacks": attacks})
 
     def main_table(self) -> str:
         """The report's table; a run that is not finished is a row of dashes."""
-        compared = comparisons.compare(self.verdicts, self.metrics, tables.columns(self.experiment, self.metrics))
-        whole = self.whole.model_copy(update={"dataset": self.experiment.dataset})
+        compared = comparisons.compare(self.verdicts, self.metrics, tables.columns(self.selected, self.metrics))
+        whole = self.selected.model_copy(update={"runs": self.whole.runs, "seeds": self.whole.seeds})
         return tables.to_markdown(tables.build(whole, self.metrics, compared))
 
     def short_table(self) -> str:
@@ -106,18 +117,48 @@ class Results:
         return tables.to_markdown(tables.build(short, self.metrics, compared))
 
     def ablation_table(self) -> str:
-        compared = comparisons.compare(self.verdicts, self.metrics, tables.columns(self.experiment, self.metrics))
-        table = tables.build(self.experiment, self.metrics, compared)
-        return ablations.to_markdown(ablations.ablations(self.verdicts, self.experiment, self.metrics), table)
+        compared = comparisons.compare(self.verdicts, self.metrics, tables.columns(self.selected, self.metrics))
+        table = tables.build(self.selected, self.metrics, compared)
+        return ablations.to_markdown(ablations.ablations(self.verdicts, self.selected, self.metrics), table)
+
+    @cached_property
+    def histories(self) -> dict[str, pd.DataFrame]:
+        return {n: history_of({s: self.files.run(n).seed(s) for s in m.seeds}) for n, m in self.metrics.items()}
+
+    def epochs_table(self) -> str:
+        """Accuracies of the selected epoch and of the last one."""
+        rows = []
+        for name, m in self.metrics.items():
+            of_seed = {seed: history.set_index("epoch") for seed, history in self.histories[name].groupby("seed")}
+            chosen = {seed: training.best_epoch or training.epochs for seed, training in m.training.items()}
+            cells = [f"`{name}`", ", ".join(map(str, chosen.values()))]
+            for column in ("clean", "pgd"):
+                selected = fmean(float(of_seed[seed][column][epoch]) for seed, epoch in chosen.items())
+                last = fmean(float(of_seed[seed][column][m.training[seed].epochs]) for seed in chosen)
+                cells.append(_pair(selected, last))
+            for attack in SHORT[:3]:
+                both = [cell.mean if (cell := m.attacks.get(a)) else None for a in (attack, f"{attack}-last")]
+                cells.append(_pair(*both))
+            rows.append(cells)
+        head = ["Run", "Selected epoch", "Held-out, clean", "Held-out, PGD-10", "Clean", "PGD-20", "CW-20"]
+        return markdown_table(head, rows, right=range(2, 7))
+
+    def sanity(self) -> str:
+        """Which runs pass all sanity checks."""
+        checked = {name: m for name, m in self.metrics.items() if m.sanity}
+        failed = [f"`{name}` ({', '.join(m.failed_checks)})" for name, m in checked.items() if m.failed_checks]
+        unchecked = [f"`{name}`" for name in self.metrics if name not in checked]
+        text = f"{len(checked) - len(failed)} of {len(self.metrics)} runs pass all sanity checks."
+        text += f" Not all are passed by {', '.join(failed)}." if failed else ""
+        return text + (f" Not checked: {', '.join(unchecked)}." if unchecked else "")
 
     def draw(self) -> dict[str, str]:
         """Draw the figures that the pages show and that have data; Markdown by name."""
-        histories = {n: history_of({s: self.files.run(n).seed(s) for s in m.seeds}) for n, m in self.metrics.items()}
         runs = compared(self.experiment)
         draw: dict[str, Callable[[], Drawn | None]] = {
             "tradeoff": lambda: tradeoff(self.experiment, self.metrics, runs),
-            "epochs": lambda: curves.epochs(self.experiment, histories, runs),
-            "labels": lambda: curves.labels(self.experiment, histories, runs),
+            "epochs": lambda: curves.epochs(self.experiment, self.histories, runs),
+            "labels": lambda: curves.labels(self.experiment, self.histories, runs),
             "pairs": lambda: pairs(self.experiment, self.metrics),
             "strength": lambda: strength(self.experiment, self.metrics, runs),
         }
@@ -148,7 +189,7 @@ class Results:
                     f"{sum(trained) / len(trained) / 60:.0f} min",
                     f"{attacked / len(trained) / 60:.0f} min",
                     "–" if label is None else f"{100 * label:.1f} %",
-                    ", ".join(sorted(self.precisions(name))) or "–",
+                    ", ".join(sorted({t.compute_dtype for t in m.training.values() if t.compute_dtype})) or "–",
                 ]
             )
         head = [
@@ -174,60 +215,22 @@ class Results:
         return markdown_table(head, rows, right=range(2, 6)) + "\n\n" + text
 
 
-def claim_section(claim: Claim, found: Sequence[Difference], of_preset: Results | None) -> str:
-    verdict = decide(claim, found)
-    seeds = max((len(one.per_seed) for one in found), default=0)
-    trained = f" ({'one training' if seeds == 1 else f'up to {seeds} trainings'} of each run)" if found else ""
-    lines = [f"### ({claim.letter}) {claim.text}", f"**{verdict.capitalize()}**{trained}. {claim.rule}"]
-    unlike = [one for one in found if of_preset and of_preset.precisions(one.run) != of_preset.precisions(one.base)]
-    if found:
-        head = ["Difference", "Attack", "Points", "95 % interval", "n", "Per seed"]
-        rows = [
-            [
-                f"`{one.run}` − `{one.base}`" + (OTHER_PRECISION if one in unlike else ""),
-                gap_title(one.attack),
-                _points(one.value),
-                f"{_points(one.low)} to {_points(one.high)}",
-                f"{one.images:,}",
-                ", ".join(_points(value) for value in one.per_seed.values()),
-            ]
-            for one in found
-        ]
-        lines.append(markdown_table(head, rows, right=range(2, 5)))
-    if unlike:
-        lines.append(
-            f"{OTHER_PRECISION} The two runs were trained in different precisions ([cost](#cost)), so the difference "
-            "may come from this too."
-        )
-    return "\n\n".join(lines)
-
-
-def gap_title(attack: str) -> str:
-    if " - " in attack:
-        return "PGD-20: best minus last epoch"
-    return formatting.column_title(attack)
-
-
-def _points(value: float) -> str:
-    return f"{100 * value:+.1f}".replace("-", "−")
+def _pair(selected: float | None, last: float | None) -> str:
+    """An accuracy in percent at the selected and at the last epoch."""
+    return " → ".join("–" if value is None else f"{100 * value:.1f}" for value in (selected, last))
 
 
 def sections(results: Mapping[str, Results]) -> dict[str, str]:
     """Every generated part of a page, by the name that its mark gives."""
-    verdicts = [(claim, _found(claim, results)) for claim in CLAIMS]
-    parts = {
-        "verdicts": markdown_table(
-            ["", "Claim", "Verdict"],
-            [[f"({claim.letter})", claim.text, decide(claim, found)] for claim, found in verdicts],
-            right=[],
-        ),
-        "claims": "\n\n".join(claim_section(claim, found, results.get(claim.preset)) for claim, found in verdicts),
-    }
+    judged = [_judged(claim, results.get(claim.preset)) for claim in CLAIMS]
+    parts = {"verdicts": verdict_table(judged), "claims": "\n\n".join(map(claim_section, judged))}
     for preset, of_preset in results.items():
         parts |= {
             f"{preset}/table": of_preset.main_table(),
             f"{preset}/short-table": of_preset.short_table(),
             f"{preset}/ablations": of_preset.ablation_table(),
+            f"{preset}/selected": of_preset.epochs_table(),
+            f"{preset}/sanity": of_preset.sanity(),
             f"{preset}/cost": of_preset.cost(),
             **{f"{preset}/{name}": text for name, text in of_preset.draw().items()},
         }
@@ -248,10 +251,10 @@ def with_sections(page: str, parts: Mapping[str, str]) -> str:
     return MARK.sub(fill, page)
 
 
-def _found(claim: Claim, results: Mapping[str, Results]) -> list[Difference]:
-    of_preset = results.get(claim.preset)
-    correct: Correct = of_preset.correct if of_preset else lambda run, attack: None
-    return differences(claim, correct)
+def _judged(claim: Claim, results: Results | None) -> Judged:
+    if results is None:
+        return Judged(claim, [], [], lambda one: False)
+    return Judged(claim, differences(claim, results.correct), beside(claim, results.correct), results.mixed)
 
 
 def main() -> None:
