@@ -33,11 +33,13 @@ from dynat.report import (
     write_report,
 )
 from dynat.report.comparisons import Comparison
+from dynat.report.curves import epochs
 from dynat.report.figure_list import FIGURES, figures_of, formats_of
 from dynat.report.markdown import escape
 from dynat.report.plotting import colors
 from dynat.report.precisions import mixed_precision_warnings
 from dynat.report.text_placement import spread
+from dynat.results.history import history_of
 from dynat.results.metrics import read_metrics, write_metrics
 from dynat.results.paths import ExperimentFiles
 from dynat.results.records import RunMetrics, TrainingRecord, read_record, write_record
@@ -558,3 +560,13 @@ def test_the_percentages_at_an_axis_are_not_rounded(limits: tuple[float, float])
     figure.canvas.draw()
     labels = [label.get_text() for label in axes.get_yticklabels()]
     assert [float(label.rstrip("%")) / 100 for label in labels] == pytest.approx(list(axes.get_yticks()), abs=1e-9)
+
+
+@pytest.mark.parametrize(("every", "text"), [(1, "after each epoch,"), (2, "after every 2 epochs,")])
+def test_the_curves_say_how_often_they_were_measured(every: int, text: str, tmp_path: Path) -> None:
+    training = {"target": "small", "guide": "small", "epochs": 20, "validation": {"every": every}}
+    plan = experiment(tmp_path, training=training, select=["at", "dynat"])
+    files = write_fake_results(ExperimentFiles(tmp_path / "results"), plan)
+    histories = {name: history_of({0: files.run(name).seed(0)}) for name in plan.runs}
+    drawn = epochs(plan, histories, list(plan.runs))
+    assert drawn is not None and text in drawn.caption

@@ -230,7 +230,7 @@ def test_a_run_that_not_all_attacks_have_attacked_has_dashes_and_no_worst_case(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its worst case would be over weaker attacks; and it has no place in the figure of the attack that is missing."""
-    plan = load({"preset": "cifar10-laptop", "select": ["at", "dynat"], "seeds": [0]})
+    plan = load({"preset": "cifar10-laptop", "select": ["at-gauss-clean-forward", "dynat"], "seeds": [0]})
     fewer = load(
         {
             "preset": "cifar10-laptop",
@@ -241,9 +241,13 @@ def test_a_run_that_not_all_attacks_have_attacked_has_dashes_and_no_worst_case(
         }
     )
     files = ExperimentFiles(tmp_path / "cifar10-laptop")
-    write_fake_results(files, plan.model_copy(update={"runs": {"at": plan.runs["at"]}}), images=60)
+    write_fake_results(
+        files,
+        plan.model_copy(update={"runs": {"at-gauss-clean-forward": plan.runs["at-gauss-clean-forward"]}}),
+        images=60,
+    )
     write_fake_results(files, fewer, images=60)
-    for name in ("at", "dynat"):
+    for name in plan.runs:
         write_metrics(files.run(name).folder)
     monkeypatch.setattr(results_page, "IMAGES", tmp_path / "images")
     results = Results("cifar10-laptop", files)
@@ -251,4 +255,7 @@ def test_a_run_that_not_all_attacks_have_attacked_has_dashes_and_no_worst_case(
     assert [cell.strip(" |") == "–" for cell in row[2:]] == [
         name not in fewer.attacks for name in results.selected.attacks
     ] + [True]
-    assert results.metrics["at"].worst_case is not None and results.draw()["tradeoff"]
+    drawn = results.draw()
+    assert results.metrics["at-gauss-clean-forward"].worst_case is not None and drawn["tradeoff"]
+    assert "pairs" not in drawn, "the pair of these two runs lacks an accuracy"
+    assert "held-out validation images after each epoch" in drawn["epochs"]

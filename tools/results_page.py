@@ -110,11 +110,12 @@ class Results:
         return tables.to_markdown(tables.build(whole, self.metrics, compared))
 
     def short_table(self) -> str:
-        """The finished runs under the attacks that papers report, for the README."""
+        """The runs that figures compare under the attacks that papers report, for the README."""
         attacks = {name: self.experiment.attacks[name] for name in SHORT if name in self.experiment.attacks}
         short = self.experiment.model_copy(update={"attacks": attacks})
-        compared = comparisons.compare(self.verdicts, self.metrics, tables.columns(short, self.metrics))
-        return tables.to_markdown(tables.build(short, self.metrics, compared))
+        against = comparisons.compare(self.verdicts, self.metrics, tables.columns(short, self.metrics))
+        table = tables.build(short, self.metrics, against)
+        return tables.to_markdown(table.only(compared(self.experiment)))
 
     def ablation_table(self) -> str:
         compared = comparisons.compare(self.verdicts, self.metrics, tables.columns(self.selected, self.metrics))

@@ -72,7 +72,8 @@ def strength(experiment: Experiment, metrics: Mapping[str, RunMetrics], runs: Se
         figure,
         f"Accuracy under PGD on the first {n} test images ({order}), over all seeds; {around}. "
         "Left: 20 steps, each of a quarter of the radius. Right: at the threat model's radius. In a sound evaluation "
-        "accuracy reaches zero on the left and becomes constant on the right.",
+        "accuracy falls towards zero on the left (a sanity check uses a far larger radius, where it must be zero) and "
+        "becomes constant on the right.",
     )
 
 

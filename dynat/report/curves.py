@@ -14,8 +14,8 @@ from dynat.report import formatting, plotting, text_placement
 from dynat.report.label_pairs import reference
 from dynat.report.plotting import COUPLED, DYNAMIC, FAINT, Drawn
 
-FEW = 3
-"""So many guided runs are drawn at full strength; of more, only two are."""
+FEW = 4
+"""So many runs are drawn at full strength; of more, only two are."""
 
 COLUMNS = 4
 """Small figures side by side."""
@@ -25,18 +25,19 @@ LABELS = "#009e73"
 
 
 def epochs(experiment: Experiment, histories: Mapping[str, pd.DataFrame], runs: Sequence[str]) -> Drawn | None:
-    """Validation accuracy over training, clean and under PGD: DYNAT against LBGAT, the others pale."""
+    """Validation accuracy over training, clean and under PGD; of many runs, all but DYNAT and LBGAT are pale."""
     shown = {run: histories[run] for run in runs if run in histories}
     if not shown:
         return None
     color = plotting.colors_of(experiment)
     strong, names = _strong(experiment, shown), plotting.names_of(experiment)
+    often = _how_often(experiment, shown)
     title = "Accuracy over training" + (
         ": " + " against ".join(names[run] for run in strong) if len(strong) == 2 else ""
     )
     steps = _validation_attack(experiment, shown)
     height = max(4.0, 1.6 + text_placement.LINE * len(shown))
-    figure, axes = plotting.canvas(height, title, f"Validation images after each epoch, {steps} on the right", 2)
+    figure, axes = plotting.canvas(height, title, f"Validation images after {often}, {steps} on the right", 2)
     beside = plotting.room(names[run] for run in shown)
     figure.subplots_adjust(right=1 - beside, wspace=2 * (beside + 0.045) / (0.918 - 2 * beside - 0.045))
     for panel, column, name in zip(axes, ("clean", "pgd"), ("Clean images", f"Under {steps}"), strict=True):
@@ -54,7 +55,7 @@ def epochs(experiment: Experiment, histories: Mapping[str, pd.DataFrame], runs: 
         text_placement.end_labels(panel, ends)
     return Drawn(
         figure,
-        "Accuracy on the held-out validation images after each epoch, clean and under the PGD that chooses the "
+        f"Accuracy on the held-out validation images after {often}, clean and under the PGD that chooses the "
         f"best epoch. {_band(shown)}No test image is used in it.",
     )
 
@@ -76,7 +77,7 @@ def labels(experiment: Experiment, histories: Mapping[str, pd.DataFrame], runs: 
     figure.subplots_adjust(right=1 - plotting.room([*(names[run] for run in measured), "true labels"]))
     ends = [(1.0, "true labels", FAINT, 0.9)]
     for run, history in measured.items():
-        opacity = 1.0 if len(measured) <= FEW or run in _strong(experiment, measured) else 0.4
+        opacity = 1.0 if run in _strong(experiment, measured) else 0.4
         dashed = experiment.runs[run].labels != "dynamic"
         _curve(panel, history, "label_accuracy", color[run], opacity, dashed=dashed)
         ends.append((_end(history, "label_accuracy"), names[run], color[run], opacity))
@@ -162,7 +163,9 @@ def _last(histories: Mapping[str, pd.DataFrame]) -> float:
 
 
 def _strong(experiment: Experiment, runs: Mapping[str, object]) -> list[str]:
-    """The runs drawn at full strength: the first with dynamic labels and the first LBGAT; all without them."""
+    """The runs drawn at full strength: all of a few; of many, the first with dynamic labels and the first LBGAT."""
+    if len(runs) <= FEW:
+        return list(runs)
     dynamic = [name for name in runs if experiment.runs[name].labels == "dynamic"]
     coupled = [name for name in runs if experiment.runs[name].method == "lbgat"]
     return [*dynamic[:1], *coupled[:1]] or list(runs)
@@ -170,6 +173,12 @@ def _strong(experiment: Experiment, runs: Mapping[str, object]) -> list[str]:
 
 def _validation_attack(experiment: Experiment, runs: Sequence[str] | Mapping[str, object]) -> str:
     return formatting.listing(sorted({f"PGD-{experiment.runs[run].validation.steps}" for run in runs}))
+
+
+def _how_often(experiment: Experiment, runs: Sequence[str] | Mapping[str, object]) -> str:
+    """After which epochs the runs are validated."""
+    every = {experiment.runs[run].validation.every for run in runs}
+    return "each epoch" if every == {1} else f"every {formatting.span(sorted(every))} epochs"
 
 
 def _band(histories: Mapping[str, pd.DataFrame]) -> str:

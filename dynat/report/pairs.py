@@ -15,10 +15,14 @@ HEIGHT = 0.36
 
 def pairs(experiment: Experiment, metrics: Mapping[str, RunMetrics]) -> Drawn | None:
     """Clean accuracy and accuracy under the headline attack: light with true labels, dark with dynamic labels; None
-    without label pairs."""
+    without label pairs under both attacks."""
     title = "The same method with true labels and with dynamic labels"
-    paired = label_pairs(experiment)
     attacks = list(dict.fromkeys(name for name in ("clean", experiment.headline) if name in experiment.attacks))
+    paired = [
+        pair
+        for pair in label_pairs(experiment)
+        if all(attack in metrics[run].attacks for run in pair for attack in attacks)
+    ]
     if not paired:
         return None
     height = 1.75 + 0.62 * len(paired)

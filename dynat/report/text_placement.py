@@ -88,7 +88,8 @@ def in_column(axes: Axes, points: Points) -> None:
 
 
 def _leader(color: str) -> dict[str, Any]:
-    return {"arrowstyle": "-", "alpha": 0.5, "lw": 0.7, "shrinkA": 1, "shrinkB": 4, "color": color}
+    """Dotted: bars of intervals are solid lines of the same color."""
+    return {"arrowstyle": "-", "lw": 0.9, "ls": (0, (1, 2)), "shrinkA": 1, "shrinkB": 4, "color": color}
 
 
 def beside(axes: Axes, points: Points) -> bool:
