@@ -33,6 +33,7 @@ def pairs(experiment: Experiment, metrics: Mapping[str, RunMetrics]) -> Drawn | 
     figure.subplots_adjust(left=plotting.room(names[run] for pair in paired for run in pair), wspace=0.08)
     color = plotting.colors_of(experiment)
     ticks = [place + shift for place in range(len(paired)) for shift in (-HEIGHT / 2, HEIGHT / 2)]
+    highest = max(metrics[run].attacks[attack].high for pair in paired for run in pair for attack in attacks)
     for panel, attack in zip(panels, attacks, strict=True):
         for place, pair in enumerate(paired):
             for name, shift, dark in zip(pair, (-HEIGHT / 2, HEIGHT / 2), (False, True), strict=True):
@@ -40,12 +41,12 @@ def pairs(experiment: Experiment, metrics: Mapping[str, RunMetrics]) -> Drawn | 
                 at, shade = place + shift, color[pair[1]]
                 panel.barh(at, cell.mean, HEIGHT * 0.92, color=shade, alpha=0.95 if dark else 0.35, lw=0)
                 panel.hlines(at, cell.low, cell.high, color=INK, lw=1.1)
-                panel.text(cell.high + 0.015, at, formatting.percent(cell.mean, cell.n), va="center", size=8.5)
+                panel.text(cell.high + 0.015 * highest, at, formatting.percent(cell.mean, cell.n), va="center", size=8.5)
         panel.set_yticks(ticks, [])
         panel.tick_params(axis="y", length=0)
         panel.grid(visible=False, axis="y")
         panel.set_ylim(len(paired) - 0.5, -0.5)
-        panel.set(xlim=(0, 1.14), xticks=[0, 0.2, 0.4, 0.6, 0.8, 1])
+        panel.set_xlim(0, 1.14 * highest)
         panel.set_title(
             "Clean images" if attack == "clean" else f"Under {formatting.column_title(attack)}", color=FAINT
         )
