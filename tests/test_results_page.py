@@ -259,3 +259,17 @@ def test_a_run_that_not_all_attacks_have_attacked_has_dashes_and_no_worst_case(
     assert results.metrics["at-gauss-clean-forward"].worst_case is not None and drawn["tradeoff"]
     assert "pairs" not in drawn, "the pair of these two runs lacks an accuracy"
     assert "held-out validation images after each epoch" in drawn["epochs"]
+
+
+def test_the_verdicts_on_a_selected_last_epoch_are_those_of_the_last_epoch(tmp_path: Path) -> None:
+    files = fake_seeds(tmp_path, [0])
+    run = files.run("at")
+    for epoch, known in ((20, True), (18, False)):
+        config = run.seed(0).config
+        write_record(config, read_record(config, TrainingRecord).model_copy(update={"best_epoch": epoch}))
+        write_metrics(run.folder, ["clean", "pgd-20", "cw-20"])
+        results = Results("cifar10-laptop", files)
+        last, selected = results.correct("at", "cw-20-last"), results.correct("at", "cw-20")
+        assert selected is not None
+        assert last is not None and last.equals(selected) if known else last is None
+        assert ("–" in results.epochs_table().splitlines()[2].partition("`at`")[2]) == (not known)

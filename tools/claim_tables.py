@@ -61,7 +61,8 @@ def claim_section(judged: Judged) -> str:
 def attack_title(attack: str) -> str:
     if " - " in attack:
         return "PGD-20: best minus last epoch"
-    return formatting.column_title(attack)
+    base = attack.removesuffix("-last")
+    return formatting.column_title(base) + (", last epoch" if base != attack else "")
 
 
 def _table(judged: Judged, differences: Sequence[Difference]) -> str:

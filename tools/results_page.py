@@ -85,11 +85,24 @@ class Results:
     def verdicts(self) -> comparisons.AllVerdicts:
         return comparisons.read_verdicts(self.files, self.metrics, tables.columns(self.experiment, self.metrics))
 
+    def outcome(self, run: str, attack: str) -> str | None:
+        """The outcome that has a run's verdicts under an attack: of an attack on the last epoch, also that of the same
+        attack on the selected epoch where this is the last one. None where there is none."""
+        if run not in self.metrics:
+            return None
+        attacks, trainings = self.metrics[run].attacks, self.metrics[run].training.values()
+        if attack in attacks:
+            return attack
+        selected = attack.removesuffix("-last")
+        same = selected != attack and all(training.best_epoch == training.epochs for training in trainings)
+        return selected if same and selected in attacks else None
+
     @cache  # noqa: B019 - one object per preset and process
     def correct(self, run: str, attack: str) -> pd.Series[int] | None:
-        if run not in self.metrics or attack not in self.metrics[run].attacks:
+        name = self.outcome(run, attack)
+        if name is None:
             return None
-        return read_outcome(self.files.run(run), attack).verdicts.set_index(["seed", "index"])["correct"]
+        return read_outcome(self.files.run(run), name).verdicts.set_index(["seed", "index"])["correct"]
 
     def mixed(self, one: Difference) -> bool:
         """Whether the two runs were trained in different precisions with a seed that they share."""
@@ -138,8 +151,8 @@ class Results:
                 last = fmean(float(of_seed[seed][column][m.training[seed].epochs]) for seed in chosen)
                 cells.append(_pair(selected, last))
             for attack in SHORT[:3]:
-                both = [cell.mean if (cell := m.attacks.get(a)) else None for a in (attack, f"{attack}-last")]
-                cells.append(_pair(*both))
+                both = [self.outcome(name, one) for one in (attack, f"{attack}-last")]
+                cells.append(_pair(*(m.attacks[one].mean if one else None for one in both)))
             rows.append(cells)
         head = ["Run", "Selected epoch", "Held-out, clean", "Held-out, PGD-10", "Clean", "PGD-20", "CW-20"]
         return markdown_table(head, rows, right=range(2, 7))

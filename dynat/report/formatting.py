@@ -47,7 +47,7 @@ def dataset_title(name: str) -> str:
 
 
 def column_title(name: str) -> str:
-    counted = re.fullmatch(r"(pgd|cw|square|autoattack)(-\d+.*)", name)
+    counted = re.fullmatch(r"(clean|fgsm|pgd|cw|square|autoattack)(-(?:\d|last).*)", name)
     if not counted:
         return COLUMNS.get(name, name)
     return COLUMNS.get(counted[1], counted[1].upper()) + counted[2]

@@ -41,7 +41,9 @@ def pairs(experiment: Experiment, metrics: Mapping[str, RunMetrics]) -> Drawn | 
                 at, shade = place + shift, color[pair[1]]
                 panel.barh(at, cell.mean, HEIGHT * 0.92, color=shade, alpha=0.95 if dark else 0.35, lw=0)
                 panel.hlines(at, cell.low, cell.high, color=INK, lw=1.1)
-                panel.text(cell.high + 0.015 * highest, at, formatting.percent(cell.mean, cell.n), va="center", size=8.5)
+                panel.text(
+                    cell.high + 0.015 * highest, at, formatting.percent(cell.mean, cell.n), va="center", size=8.5
+                )
         panel.set_yticks(ticks, [])
         panel.tick_params(axis="y", length=0)
         panel.grid(visible=False, axis="y")
