@@ -97,15 +97,27 @@ def test_attacks_are_added_to_those_on_the_same_network(tmp_path: Path) -> None:
     write_metrics(run.folder, ["clean", "fgsm"])
     pack(files.folder, archive)
     assert set(read_metrics(unpack(archive, tmp_path / "same").run("at")).attacks) == set(run.attacks())
-    again = run.seed(1).config  # seed 1 was trained again, and attacked by two attacks only
-    write_record(again, read_record(again, TrainingRecord).model_copy(update={"digest": "another network"}))
+
+
+def test_a_network_that_was_trained_again_replaces_the_first_one_if_it_was_attacked_as_much(tmp_path: Path) -> None:
+    both, archive = fake_seeds(tmp_path / "both", [0, 1]), tmp_path / "kept.tar.xz"
+    pack(both.folder, archive)
+    first = read_metrics(both.run("at"))
+    files = fake_seeds(tmp_path / "again", [1], images=50)
+    run = files.run("at")
+    config = run.seed(1).config
+    write_record(config, read_record(config, TrainingRecord).model_copy(update={"digest": "another network"}))
     write_metrics(run.folder, ["clean", "fgsm"])
-    pack(files.folder, archive)
-    kept = read_metrics(unpack(archive, tmp_path / "other").run("at"))
-    assert {name: cell.seeds for name, cell in kept.attacks.items()} == {
-        name: (0, 1) if name in ("clean", "fgsm") else (0,) for name in run.attacks()
-    }
-    assert kept.attacks["pgd-20"].cost.forward_passes == 21 * 60
+    assert pack(files.folder, archive) == []
+    assert read_metrics(unpack(archive, tmp_path / "less").run("at")).attacks == first.attacks
+    write_metrics(run.folder)
+    assert pack(files.folder, archive) == ["at"]
+    kept = read_metrics(unpack(archive, tmp_path / "as-much").run("at"))
+    assert kept.training[1].digest == "another network"
+    for name, cell in kept.attacks.items():
+        assert cell.per_seed[0] == first.attacks[name].per_seed[0]
+        assert cell.per_seed[1] == read_metrics(run).attacks[name].per_seed[1]
+        assert cell.cost.forward_passes == 21 * (60 + 50)
 
 
 def test_results_on_different_images_are_not_put_together(tmp_path: Path) -> None:

@@ -3,7 +3,8 @@
     python -m tools.results_archive results/cifar10-laptop docs/results/cifar10-laptop.tar.xz
 
 adds every finished run of a folder of results to the archive. A run that is there already gains seeds and attacks: what
-is new replaces what it repeats, and seeds that were trained elsewhere stay. Unpacked, an archive is a folder of results
+is new replaces what it repeats, and seeds that were trained elsewhere stay. A seed that was trained again, to another
+network, replaces the first one unless it was attacked less. Unpacked, an archive is a folder of results
 that tables, figures and comparisons are made from. It has no weights and no examples, and of the verdicts on each image
 only whether it is correct and what broke it: all attacks of a run in one table, which compresses to a tenth. Of the
 sanity checks only the metrics are kept, of the seeds that were added last.
@@ -25,7 +26,7 @@ from pathlib import Path
 from dynat.results.csv_files import csv_text, read_table, write_table
 from dynat.results.metrics import read_metrics, run_metrics
 from dynat.results.outcomes import COLUMNS
-from dynat.results.paths import ExperimentFiles, RunFiles, SeedFiles
+from dynat.results.paths import ExperimentFiles, RunFiles
 from dynat.results.records import OutcomeRecord, RunMetrics, TrainingRecord, read_record, write_record
 from dynat.runtime.errors import UserError
 from dynat.runtime.files import atomic_write
@@ -45,7 +46,7 @@ Rows = list[dict[str, str]]
 
 
 def pack(results: Path, archive: Path) -> list[str]:
-    """Add the finished runs in `results` to `archive`; their names."""
+    """Add the finished runs in `results` to `archive`; the names of those of which something was added."""
     with tempfile.TemporaryDirectory() as temporary:
         root = Path(temporary) / results.name
         if archive.exists():
@@ -53,12 +54,11 @@ def pack(results: Path, archive: Path) -> list[str]:
         new = list(finished(ExperimentFiles(results)))
         kept = finished(ExperimentFiles(root)) if root.exists() else ()
         same_images([*(metrics for _, metrics in kept), *(metrics for _, metrics in new)], archive)
-        for run, metrics in new:
-            _add(run, metrics, ExperimentFiles(root).run(run.folder.name))
-        if new:
+        added = [m.run for run, m in new if _add(run, m, ExperimentFiles(root).run(run.folder.name))]
+        if added:
             archive.parent.mkdir(parents=True, exist_ok=True)
             atomic_write(archive, lambda draft: _write(root, draft))
-    return [run.folder.name for run, _ in new]
+    return added
 
 
 def same_images(metrics: Sequence[RunMetrics], archive: Path) -> None:
@@ -107,34 +107,50 @@ def finished(files: ExperimentFiles) -> Iterator[tuple[RunFiles, RunMetrics]]:
             yield run, metrics
 
 
-def _add(run: RunFiles, metrics: RunMetrics, kept: RunFiles) -> None:
-    """Add the seeds and attacks of a finished run to what is kept of it."""
+def _add(run: RunFiles, metrics: RunMetrics, kept: RunFiles) -> bool:
+    """Add the seeds and attacks of a finished run to what is kept of it; False if nothing was added."""
     before = read_metrics(kept) if kept.metrics.exists() else None
     sanity = metrics.sanity or (before and before.sanity)
-    for seed in metrics.seeds:
+    again = [
+        seed
+        for seed in metrics.seeds
+        if before and seed in before.seeds and _network(run, seed) != _network(kept, seed)
+    ]
+    left_out = tuple(seed for seed in again if before and not _attacks(before, seed) <= _attacks(metrics, seed))
+    seeds = [seed for seed in metrics.seeds if seed not in left_out]
+    for seed in seeds:
         source, target = run.seed(seed), kept.seed(seed)
-        if target.config.exists() and _network(target) != _network(source):
+        if seed in again:
             _forget(kept, seed)
         target.folder.mkdir(parents=True, exist_ok=True)
         for file in (source.config, source.history):
             if file.exists():  # a checkpoint has no history
                 shutil.copyfile(file, target.folder / file.name)
     for name in metrics.attacks:
-        record, rows = _read(run, name)
+        record, rows = _without(*_read(run, name), left_out)
+        if not record.seeds:
+            continue
         if kept.outcome_record(name).exists():
             old, old_rows = _without(*_read(kept, name), record.seeds)
             if old.seeds and old.attack == record.attack:
                 record, rows = _joined(old, record), [*old_rows, *rows]
         _write_outcome(kept, record, rows)
+    if not seeds:
+        return False
     order = dict.fromkeys((*metrics.attacks, *(before.attacks if before else ())))
     names = [name for name in order if name in kept.attacks()]
     write_record(kept.metrics, run_metrics(kept, names).model_copy(update={"sanity": sanity}))
+    return True
 
 
-def _network(files: SeedFiles) -> object:
+def _network(run: RunFiles, seed: int) -> object:
     """What tells the networks of two trainings apart."""
-    record = read_record(files.config, TrainingRecord)
+    record = read_record(run.seed(seed).config, TrainingRecord)
     return record.weights or record.digest
+
+
+def _attacks(metrics: RunMetrics, seed: int) -> set[str]:
+    return {name for name, cell in metrics.attacks.items() if seed in cell.seeds}
 
 
 def _forget(kept: RunFiles, seed: int) -> None:
@@ -160,10 +176,7 @@ def _without(record: OutcomeRecord, rows: Rows, seeds: tuple[int, ...]) -> tuple
     share = len(left) / len(record.seeds)
     cut = {
         "seeds": left,
-        **{
-            name: {seed: getattr(record, name)[seed] for seed in left}
-            for name in ("seconds", "queried_model", "digest")
-        },
+        **{name: {seed: getattr(record, name)[seed] for seed in left} for name in BY_SEED},
         **{name: round(share * getattr(record, name)) for name in COUNTS},
     }
     return record.model_copy(update=cut), [row for row in rows if int(row["seed"]) in left]
