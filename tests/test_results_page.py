@@ -166,11 +166,12 @@ def test_the_page(results: tuple[ExperimentFiles, Experiment], tmp_path: Path, m
     assert parts["cifar10-laptop/sanity"] == "6 of 6 runs pass all sanity checks."
     sanity = one.metrics["at"].sanity
     assert sanity
-    checks = {**sanity.checks, "steps": Check(passed=False, detail="")}
+    checks = {**sanity.checks, "steps": Check(passed=False, detail="20 to 100 steps: 31.0 → 35.0")}
     one.metrics["at"] = one.metrics["at"].model_copy(update={"sanity": sanity.model_copy(update={"checks": checks})})
     one.metrics["trades"] = one.metrics["trades"].model_copy(update={"sanity": None})
     assert one.sanity() == (
-        "4 of 6 runs pass all sanity checks. Not all are passed by `at` (steps). Not checked: `trades`."
+        "4 of 6 runs pass all sanity checks. Not all are passed by `at` (More steps never raise accuracy: "
+        "20 to 100 steps: 31.0 → 35.0). Not checked: `trades`."
     )
     page = "Before.\n<!-- results:verdicts -->\nold\n<!-- end -->\n<!-- results:nothing -->\n<!-- end -->\nAfter.\n"
     filled = with_sections(page, parts)

@@ -31,6 +31,7 @@ from dynat.results.history import history_of
 from dynat.results.outcomes import read_outcome
 from dynat.results.paths import ExperimentFiles, Paths
 from dynat.results.records import RunMetrics
+from dynat.results.sanity import TITLES
 from dynat.runtime.errors import UserError
 from tools.claim_tables import Judged, claim_section, verdict_table
 from tools.claims import CLAIMS, Claim, Difference, beside, differences
@@ -160,7 +161,11 @@ class Results:
     def sanity(self) -> str:
         """Which runs pass all sanity checks."""
         checked = {name: m for name, m in self.metrics.items() if m.sanity}
-        failed = [f"`{name}` ({', '.join(m.failed_checks)})" for name, m in checked.items() if m.failed_checks]
+        failed = [
+            f"`{name}` ({'; '.join(f'{TITLES[check]}: {sanity.checks[check].detail}' for check in m.failed_checks)})"
+            for name, m in checked.items()
+            if (sanity := m.sanity) and m.failed_checks
+        ]
         unchecked = [f"`{name}`" for name in self.metrics if name not in checked]
         text = f"{len(checked) - len(failed)} of {len(self.metrics)} runs pass all sanity checks."
         text += f" Not all are passed by {', '.join(failed)}." if failed else ""
