@@ -15,6 +15,9 @@ from torch import Tensor, nn
 from dynat import l1_ball
 from dynat.nn.modes import evaluating, frozen
 
+ROUNDING = 1e-7
+"""More than the length of an image changes when each of its values is rounded to float32, up or down."""
+
 Objective = Callable[[Tensor], Tensor]
 """Maps logits to one loss per image; PGD maximizes it."""
 
@@ -34,9 +37,14 @@ class Ball:
             return (candidate - center).clamp_(-self.eps, self.eps).add_(center).clamp_(0.0, 1.0)
         # In double precision: in float32, the length of a large image rounds by so much that one on the surface of the
         # ball is outside.
-        offset = candidate.double() - center.double()
+        middle = center.double()
+        offset = candidate.double() - middle
         offset.mul_((self.eps / _length(offset)).clamp(max=1.0))
-        return offset.add_(center).to(candidate.dtype).clamp_(0.0, 1.0)
+        nearest = (middle + offset).to(candidate.dtype)
+        rounded = nearest.double() - middle
+        # An image just outside, each value of which was rounded back to what it was, is rounded towards the center.
+        outside = (_length(rounded) > self.eps + ROUNDING) & (rounded.abs() > offset.abs())
+        return torch.where(outside, torch.nextafter(nearest, center), nearest).clamp_(0.0, 1.0)
 
     def ascend(self, point: Tensor, gradient: Tensor, step_size: float) -> Tensor:
         """One step of steepest ascent for this norm: the sign, the normalized gradient, or (L1) its largest values."""

@@ -94,6 +94,19 @@ def test_an_image_on_the_surface_of_a_large_l2_ball_is_not_outside(eps: float) -
     assert torch.equal(ball.project(inside, clean), inside.clamp(0, 1))
 
 
+@pytest.mark.parametrize("eps", [1.0, 10.0])
+def test_an_image_just_outside_a_large_l2_ball_is_moved_inside(eps: float) -> None:
+    """What each value should change by is less than half of the distance to the next float32 number."""
+    generator = torch.Generator().manual_seed(0)
+    clean = torch.randint(64, 192, (4, 3, 224, 224), generator=generator) / 255
+    far = clean + torch.randn(clean.shape, generator=generator)
+    ball, larger = Ball("l2", eps), Ball("l2", eps + 2e-6)
+    outside = larger.project(far, clean)
+    assert (ball.distance(outside, clean) > eps + 1.5 * TOLERANCE).all()
+    distance = ball.distance(ball.project(outside, clean), clean)
+    assert (distance <= eps + TOLERANCE / 5).all() and (distance >= eps - 2e-5).all()
+
+
 def test_uniform_start_fills_the_ball() -> None:
     centre = torch.full((4000, 1, 1, 2), 0.5)
     for norm, inner_share in (("linf", 0.25), ("l2", 0.25), ("l1", 0.25)):
