@@ -65,8 +65,10 @@ $(DEVELOPER): $(STAMP) requirements-dev.lock
 run: $(STAMP) ## the whole pipeline of params.yaml: data, training, evaluation, report
 	@DYNAT_COMMAND='make run' snakemake --cores all all
 
+# Processes that share the tests, a file at a time: make test WORKERS=8. Each needs about a gigabyte of memory.
+WORKERS ?= 2
 test: $(DEVELOPER) ## the tests without the slow ones
-	@pytest
+	@pytest -n $(WORKERS) --dist loadfile
 
 test-slow: $(DEVELOPER) ## all tests, including the slow ones
 	@pytest -m 'slow or not slow'
