@@ -30,7 +30,7 @@ def pairs(experiment: Experiment, metrics: Mapping[str, RunMetrics]) -> Drawn | 
         height, title, "Test accuracy; bars end at the mean over seeds, lines are 95 % Wilson intervals", len(attacks)
     )
     names = plotting.names_of(experiment)
-    figure.subplots_adjust(left=plotting.room(names[run] for pair in paired for run in pair), wspace=0.08)
+    figure.subplots_adjust(left=plotting.room(names[run] for pair in paired for run in pair), wspace=0.12)
     color = plotting.colors_of(experiment)
     ticks = [place + shift for place in range(len(paired)) for shift in (-HEIGHT / 2, HEIGHT / 2)]
     highest = max(metrics[run].attacks[attack].high for pair in paired for run in pair for attack in attacks)

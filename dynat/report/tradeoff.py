@@ -70,7 +70,7 @@ def tradeoff(experiment: Experiment, metrics: Mapping[str, RunMetrics], runs: Se
     if not text_placement.beside(panel, points):
         figure.subplots_adjust(right=1 - plotting.room(names[run] for run in shown))
         text_placement.in_column(panel, points)
-    gray = " Gray: the other runs, which the next figure names." if others else ""
+    gray = " Gray: the other runs." if others else ""
     return Drawn(
         figure,
         f"A point per run: accuracy on clean test images against accuracy under {under}; bars are 95 % Wilson "
