@@ -11,7 +11,7 @@ import pytest
 
 from dynat.config import Experiment, load
 from dynat.report import comparisons, tables
-from dynat.results.history import read_history
+from dynat.results.history import read_history, write_history
 from dynat.results.metrics import read_metrics, write_metrics
 from dynat.results.outcomes import read_outcome
 from dynat.results.paths import ExperimentFiles
@@ -95,6 +95,10 @@ def test_attacks_are_added_to_those_on_the_same_network(tmp_path: Path) -> None:
     run = files.run("at")
     pack(files.folder, archive)
     write_metrics(run.folder, ["clean", "fgsm"])
+    seed = run.seed(1)  # trained again, to the same weights, which took longer
+    table = write_history(seed.history, [{**row, "seconds": 2 * row["seconds"]} for row in read_history(seed)])
+    record = read_record(seed.config, TrainingRecord)
+    write_record(seed.config, record.model_copy(update={"digest": "of another commit", "table": table}))
     pack(files.folder, archive)
     assert set(read_metrics(unpack(archive, tmp_path / "same").run("at")).attacks) == set(run.attacks())
 
@@ -105,8 +109,11 @@ def test_a_network_that_was_trained_again_replaces_the_first_one_if_it_was_attac
     first = read_metrics(both.run("at"))
     files = fake_seeds(tmp_path / "again", [1], images=50)
     run = files.run("at")
-    config = run.seed(1).config
-    write_record(config, read_record(config, TrainingRecord).model_copy(update={"digest": "another network"}))
+    seed = run.seed(1)
+    rows = read_history(seed)
+    table = write_history(seed.history, [{**row, "loss": row["loss"] + 1e-9} for row in rows])
+    record = read_record(seed.config, TrainingRecord)
+    write_record(seed.config, record.model_copy(update={"digest": "another network", "table": table}))
     write_metrics(run.folder, ["clean", "fgsm"])
     assert pack(files.folder, archive) == []
     assert read_metrics(unpack(archive, tmp_path / "less").run("at")).attacks == first.attacks

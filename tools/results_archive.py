@@ -24,6 +24,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from dynat.results.csv_files import csv_text, read_table, write_table
+from dynat.results.history import read_history
 from dynat.results.metrics import read_metrics, run_metrics
 from dynat.results.outcomes import COLUMNS
 from dynat.results.paths import ExperimentFiles, RunFiles
@@ -144,9 +145,10 @@ def _add(run: RunFiles, metrics: RunMetrics, kept: RunFiles) -> bool:
 
 
 def _network(run: RunFiles, seed: int) -> object:
-    """What tells the networks of two trainings apart."""
-    record = read_record(run.seed(seed).config, TrainingRecord)
-    return record.weights or record.digest
+    """What tells the networks of two trainings apart: every loss and validation. (Files of the same weights differ,
+    because they say which training wrote them.)"""
+    history = [{key: row[key] for key in row if key != "seconds"} for row in read_history(run.seed(seed))]
+    return history or read_record(run.seed(seed).config, TrainingRecord).weights
 
 
 def _attacks(metrics: RunMetrics, seed: int) -> set[str]:
