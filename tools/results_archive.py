@@ -147,8 +147,10 @@ def _add(run: RunFiles, metrics: RunMetrics, kept: RunFiles) -> bool:
 def _network(run: RunFiles, seed: int) -> object:
     """What tells the networks of two trainings apart: every loss and validation. (Files of the same weights differ,
     because they say which training wrote them.)"""
-    history = [{key: row[key] for key in row if key != "seconds"} for row in read_history(run.seed(seed))]
-    return history or read_record(run.seed(seed).config, TrainingRecord).weights
+    files = run.seed(seed)
+    rows = read_history(files) if files.history.exists() else []  # a checkpoint has none
+    history = [{key: row[key] for key in row if key != "seconds"} for row in rows]
+    return history or read_record(files.config, TrainingRecord).weights
 
 
 def _attacks(metrics: RunMetrics, seed: int) -> set[str]:
