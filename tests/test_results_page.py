@@ -293,3 +293,15 @@ def test_the_verdicts_on_a_selected_last_epoch_are_those_of_the_last_epoch(tmp_p
         assert selected is not None
         assert last is not None and last.equals(selected) if known else last is None
         assert ("–" in results.epochs_table().splitlines()[2].partition("`at`")[2]) == (not known)
+
+
+def test_the_readme_compares_the_runs_that_it_shows() -> None:
+    """The best of a column is a row of the table, not a run that only docs/results.md shows."""
+    text = (results_page.ROOT / "README.md").read_text()
+    (table,) = [m[0] for m in results_page.MARK.finditer(text) if m[2] == "cifar10-laptop/short-table"]
+    rows = [line.split(" | ") for line in table.splitlines() if line.startswith("| `")]
+    assert all(any(row[column].startswith("**") for row in rows) for column in range(2, len(rows[0])))
+    shown = {row[0].strip("| `§") for row in rows}
+    assert not [
+        run for run in load({"preset": "cifar10-laptop"}).runs if f" {run} in float32" in table and run not in shown
+    ]

@@ -126,10 +126,12 @@ class Results:
     def short_table(self) -> str:
         """The runs that figures compare under the attacks that papers report, for the README."""
         attacks = {name: self.experiment.attacks[name] for name in SHORT if name in self.experiment.attacks}
-        short = self.experiment.model_copy(update={"attacks": attacks})
-        against = comparisons.compare(self.verdicts, self.metrics, tables.columns(short, self.metrics))
-        table = tables.build(short, self.metrics, against)
-        return tables.to_markdown(table.only(compared(self.experiment)))
+        metrics = {name: self.metrics[name] for name in compared(self.experiment)}
+        runs = {name: run for name, run in self.experiment.runs.items() if name in metrics}
+        short = self.experiment.model_copy(update={"attacks": attacks, "runs": runs})
+        verdicts = {name: self.verdicts[name] for name in metrics}
+        against = comparisons.compare(verdicts, metrics, tables.columns(short, metrics))
+        return tables.to_markdown(tables.build(short, metrics, against))
 
     def ablation_table(self) -> str:
         compared = comparisons.compare(self.verdicts, self.metrics, tables.columns(self.selected, self.metrics))

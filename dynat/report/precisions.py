@@ -21,5 +21,5 @@ def mixed_precision_warnings(metrics: Mapping[str, RunMetrics]) -> tuple[str, ..
     named = "; ".join(f"{', '.join(trainings[precision])} in {precision}" for precision in fewer)
     return (
         f"these trainings computed in another precision than the others: {named} (the others in {most}). A difference "
-        "between them may come from this; training: {precision: float32} computes alike on every machine",
+        "between them may come from this; training: {precision: float32} is the same precision on every machine",
     )
