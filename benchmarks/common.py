@@ -17,6 +17,7 @@ import torch
 
 from dynat import models
 from dynat.data import Dataset, LabeledImages
+from dynat.runtime.device import describe
 
 CLASSES, SIDE = 10, 32
 Row = dict[str, Any]
@@ -26,12 +27,8 @@ def machine(device: torch.device) -> dict[str, Any]:
     """The machine and the versions with which a number was measured."""
     versions: dict[str, Any] = {"torch": torch.__version__, "python": platform.python_version()}
     if device.type == "cuda":
-        return {"machine": torch.cuda.get_device_name(), "cuda": torch.version.cuda, **versions}
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    name = next((line.partition(":")[2].strip() for line in lines if "model name" in line), platform.machine())
-    capability = torch.backends.cpu.get_cpu_capability()
-    return {"machine": f"{name}, {os.cpu_count()} cores, {capability}", "threads": torch.get_num_threads(), **versions}
+        return {"machine": describe(device), "cuda": torch.version.cuda, **versions}
+    return {"machine": describe(device), "threads": torch.get_num_threads(), **versions}
 
 
 def multiply_adds(name: str) -> float:

@@ -48,7 +48,7 @@ CLEAN = AttackConfig(kind="clean", eps=0.15, norm="linf")
 AUTOATTACK = AttackConfig(kind="autoattack", eps=0.15, norm="linf")
 HARDNESS = {"clean": 0.0, "fgsm": 0.2, "pgd": 0.32, "cw": 0.34, "autoattack": 0.38}
 SKILL = {"natural": 0.99, "at": 0.86, "trades": 0.845, "lbgat6": 0.7, "dynat": 0.88, "dynat-kl-inner": 0.875}
-DEVICE = "x86_64 CPU, 2 cores, 1 thread used"
+DEVICE = "Intel(R) Xeon(R) Processor (AVX512, AMX), 2 cores, 1 thread used"
 HISTORY = [{"epoch": 1, "loss": 2.0, "clean": 0.5, "pgd": 0.2, "seconds": 0.8}]
 
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import copy
 import ctypes
+import os
+import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -29,6 +31,7 @@ from dynat.jobs.sanity import run_sanity_checks
 from dynat.jobs.training import run_training
 from dynat.jobs.transfer import run_transfer
 from dynat.results.paths import Paths
+from dynat.runtime.device import describe
 from dynat.training.trainer import Trainer
 from tests import tiny
 from tests.fake_gpu import CPU, fake_gpu
@@ -57,6 +60,20 @@ def test_an_epoch_equals_that_on_the_cpu(name: str) -> None:
         row, weights = one_epoch(RUNS[name], device)
     assert row == on_cpu
     assert all(torch.equal(actual, reference) for actual, reference in zip(weights, expected, strict=True))
+
+
+@pytest.mark.parametrize(("cpuinfo", "name"), [("model name\t: EPYC: 7B13\n", "EPYC: 7B13"), ("", platform.machine())])
+def test_a_result_names_the_processor_and_its_instructions(
+    cpuinfo: str, name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "cpuinfo").write_text("processor\t: 0\n" + cpuinfo)
+    monkeypatch.setattr("dynat.runtime.device.CPU_INFO", tmp_path / "cpuinfo")
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+    assert describe(CPU).startswith(f"{name} (AVX512, AVX512-BF16), {os.cpu_count()} cores, ")
+    (tmp_path / "cpuinfo").unlink()
+    assert describe(CPU).startswith(platform.machine())
 
 
 # An attack under each norm that it supports, with a radius at which it breaks some images and not others.

@@ -482,7 +482,7 @@ def test_the_page_shows_config_digest_versions_and_warnings(
     write_metrics(run.folder)
     write_report(copy, plan)
     text = copy.report.read_text()
-    for shown in ("0123456789abcdef", "torch 2.13.0", "method: lbgat", "x86_64 CPU, 2 cores"):
+    for shown in ("0123456789abcdef", "torch 2.13.0", "method: lbgat", "(AVX512, AMX), 2 cores"):
         assert shown in text
     assert "at, AutoAttack: zero gradients on &lt;b&gt;3&lt;/b&gt; images" in text
 

@@ -19,8 +19,10 @@ from dynat.results.records import Check, TrainingRecord, read_record, write_reco
 from dynat.runtime.errors import UserError
 from tests.fake_results import write_fake_results
 from tools import results_page
+from tools.preset_results import Results
 from tools.results_archive import extract, pack, unpack
-from tools.results_page import Results, sections, with_sections
+from tools.results_page import draw, sections, with_sections
+from tools.results_tables import TABLES, epochs_table, main_table, sanity_statement
 
 FINISHED = ["natural", "at", "at-gauss-clean-forward", "trades", "lbgat6", "dynat"]
 
@@ -176,7 +178,7 @@ def test_the_page(results: tuple[ExperimentFiles, Experiment], tmp_path: Path, m
     checks = {**sanity.checks, "steps": Check(passed=False, detail="20 to 100 steps: 31.0 → 35.0")}
     one.metrics["at"] = one.metrics["at"].model_copy(update={"sanity": sanity.model_copy(update={"checks": checks})})
     one.metrics["trades"] = one.metrics["trades"].model_copy(update={"sanity": None})
-    assert one.sanity() == (
+    assert sanity_statement(one) == (
         "4 of 6 runs pass all sanity checks. Not all are passed by `at` (More steps never raise accuracy: "
         "20 to 100 steps: 31.0 → 35.0). Not checked: `trades`."
     )
@@ -218,7 +220,7 @@ def test_results_of_other_settings_are_refused(tmp_path: Path) -> None:
 
 def test_every_mark_of_the_pages_is_known() -> None:
     """A misspelled mark would say "Not finished yet." for ever."""
-    names = {"table", "short-table", "ablations", "selected", "sanity", "cost", *results_page.FIGURES}
+    names = {*TABLES, *results_page.FIGURES}
     known = {"verdicts", "claims", *(f"{preset}/{name}" for preset in results_page.PRESETS for name in names)}
     marks = [mark[1] for page in results_page.PAGES for mark in results_page.MARK.findall(page.read_text())]
     assert marks
@@ -271,11 +273,11 @@ def test_a_run_that_not_all_attacks_have_attacked_has_dashes_and_no_worst_case(
         write_metrics(files.run(name).folder)
     monkeypatch.setattr(results_page, "IMAGES", tmp_path / "images")
     results = Results("cifar10-laptop", files)
-    row = next(line for line in results.main_table().splitlines() if line.startswith("| `dynat` |")).split(" | ")
+    row = next(line for line in main_table(results).splitlines() if line.startswith("| `dynat` |")).split(" | ")
     assert [cell.strip(" |") == "–" for cell in row[2:]] == [
         name not in fewer.attacks for name in results.selected.attacks
     ] + [True]
-    drawn = results.draw()
+    drawn = draw(results)
     assert results.metrics["at-gauss-clean-forward"].worst_case is not None and drawn["tradeoff"]
     assert "pairs" not in drawn, "the pair of these two runs lacks an accuracy"
     assert "held-out validation images after each epoch" in drawn["epochs"]
@@ -292,7 +294,7 @@ def test_the_verdicts_on_a_selected_last_epoch_are_those_of_the_last_epoch(tmp_p
         last, selected = results.correct("at", "cw-20-last"), results.correct("at", "cw-20")
         assert selected is not None
         assert last is not None and last.equals(selected) if known else last is None
-        assert ("–" in results.epochs_table().splitlines()[2].partition("`at`")[2]) == (not known)
+        assert ("–" in epochs_table(results).splitlines()[2].partition("`at`")[2]) == (not known)
 
 
 def test_the_readme_compares_the_runs_that_it_shows() -> None:

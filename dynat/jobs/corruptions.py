@@ -16,10 +16,10 @@ from dynat.config import CorruptionsSpec, digest
 from dynat.data import to_pixels
 from dynat.data.corruption_archive import CorruptedImages
 from dynat.jobs.evaluation import Evaluator
-from dynat.jobs.training import machine
 from dynat.nn.modes import evaluating
 from dynat.results.corruptions import Cell, CorruptionsRecord, write_corruptions
 from dynat.results.paths import Paths
+from dynat.runtime.device import describe
 from dynat.runtime.files import check_writable, read_with_checksum, write_with_checksum
 from dynat.runtime.progress import Progress, duration
 
@@ -62,7 +62,7 @@ def run_corruptions(
         images=len(images),
         digests={kind: state.digests[kind] for kind in kinds},
         seconds=time.perf_counter() - began,
-        device=machine(evaluator.device),
+        device=describe(evaluator.device),
     )
     written = write_corruptions(run, record, correct)
     state.discard()

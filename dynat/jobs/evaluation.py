@@ -26,13 +26,12 @@ from dynat.config.attack_cost import expected_cost
 from dynat.config.base import StrictModel
 from dynat.config.shards import Shard
 from dynat.data import LabeledImages
-from dynat.jobs.training import machine
 from dynat.nn.numerics import set_evaluation_numerics
 from dynat.results.outcomes import CLEAN, Examples, Verdicts, write_examples, write_outcome
 from dynat.results.paths import Paths, SeedFiles
 from dynat.results.records import OutcomeRecord, TrainingRecord, read_record, required
 from dynat.results.weights import read_weights
-from dynat.runtime.device import choose_device
+from dynat.runtime.device import choose_device, describe
 from dynat.runtime.errors import UserError
 from dynat.runtime.files import atomic_text, check_writable
 from dynat.runtime.memory import names_a_batch
@@ -269,6 +268,6 @@ def _record(
         reattacked=sum(evaluation.reattacked for evaluation in all_seeds),
         queried_model={seed: evaluation.queried_model for seed, evaluation in evaluations.items()},
         warnings=tuple(sorted({warning for evaluation in all_seeds for warning in evaluation.warnings})),
-        device=machine(device),
+        device=describe(device),
         digest=digests,
     )

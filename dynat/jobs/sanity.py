@@ -10,10 +10,10 @@ from dynat.attacks.gradients import count_zero_gradients
 from dynat.config import AttackConfig, SanitySpec, digest
 from dynat.config.attack_cost import expected_cost
 from dynat.jobs.evaluation import Evaluator
-from dynat.jobs.training import machine
 from dynat.results.paths import Paths
 from dynat.results.records import GradientCount, SanityRecord
 from dynat.results.sanity import SanityVerdicts, write_sanity
+from dynat.runtime.device import describe
 from dynat.runtime.files import check_writable
 from dynat.runtime.progress import Progress, duration
 
@@ -49,7 +49,7 @@ def run_sanity_checks(
         gradients=gradients,
         seconds=sum(evaluation.seconds for evaluation in evaluations),
         rejected_examples=sum(evaluation.rejected_examples for evaluation in evaluations),
-        device=machine(evaluator.device),
+        device=describe(evaluator.device),
     )
     written = write_sanity(run, record, verdicts)
     say(f"{title}: {len(spec.attacks)} small attacks for its checks, {duration(record.seconds)}")

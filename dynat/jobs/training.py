@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, closing
@@ -32,7 +31,7 @@ from dynat.results.records import (
 )
 from dynat.results.take_off import early_warnings, warnings
 from dynat.results.weights import file_sha256
-from dynat.runtime.device import choose_device
+from dynat.runtime.device import choose_device, describe
 from dynat.runtime.files import atomic_write, check_writable
 from dynat.runtime.memory import names_a_batch
 from dynat.runtime.progress import Progress, duration
@@ -203,7 +202,7 @@ def _record(
             target=_size(trained.target), guide=None if trained.guide is None else _size(trained.guide)
         ),
         versions=versions(spec.run.target, spec.run.guide),
-        machine=machine(device),
+        machine=describe(device),
         compute_dtype=str(compute_dtype(spec.run.precision, device)).removeprefix("torch."),
         init={network: start.sha256 for network, start in init.items()},
     )
@@ -247,14 +246,6 @@ def versions(*networks: str | None) -> dict[str, str]:
     """Versions of the software that a result with these networks was made with."""
     own = {"dynat": dynat.__version__, "torch": torch.__version__, "python": platform.python_version()}
     return own | models.package_versions(*networks)
-
-
-def machine(device: torch.device) -> str:
-    """The GPU, or the CPU and how much of it is used."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    used = torch.get_num_threads()
-    return f"{platform.machine()} CPU, {os.cpu_count()} cores, {used} {'thread' if used == 1 else 'threads'} used"
 
 
 def _size(weights: dict[str, torch.Tensor]) -> int:

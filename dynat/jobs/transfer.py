@@ -9,10 +9,10 @@ from pathlib import Path
 from dynat.attacks.transfer import transfer_verdicts
 from dynat.config import TransferSpec
 from dynat.jobs.evaluation import Evaluator
-from dynat.jobs.training import machine
 from dynat.results.paths import Paths
 from dynat.results.records import TransferRecord
 from dynat.results.transfer import write_transfer
+from dynat.runtime.device import describe
 from dynat.runtime.files import check_writable
 from dynat.runtime.progress import Progress
 
@@ -31,7 +31,7 @@ def run_transfer(spec: TransferSpec, *, paths: Paths, device: str = "auto", say:
             found = transfer_verdicts(models[source], models, images, spec.attack, progress)
             for target, verdicts in found.items():
                 correct[source, target] = verdicts.int().tolist()
-    record = TransferRecord(plugins=spec.plugins, runs=spec.runs, attack=spec.attack, device=machine(evaluator.device))
+    record = TransferRecord(plugins=spec.plugins, runs=spec.runs, attack=spec.attack, device=describe(evaluator.device))
     written = write_transfer(files, record, images.labels.tolist(), correct)
     say(f"transfer: {len(images)} images made against each of {len(models)} runs, classified by all of them")
     return written

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ctypes
 import os
+import platform
+from pathlib import Path
 
 import torch
 
@@ -11,6 +13,7 @@ from dynat.runtime import gpu_locks
 from dynat.runtime.errors import UserError
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # from malloc.h
+CPU_INFO = Path("/proc/cpuinfo")  # Linux
 
 
 def choose_device(name: str) -> torch.device:
@@ -34,6 +37,32 @@ def choose_device(name: str) -> torch.device:
             device = torch.device("cuda", gpu_locks.choose_gpus()[0])
         torch.cuda.set_device(device)  # streams and graphs are created on the current device
     return device
+
+
+def describe(device: torch.device) -> str:
+    """The GPU, or the processor, how much of it is used, and its instructions: they decide how sums are rounded."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    threads = torch.get_num_threads()
+    used = f"{threads} {'thread' if threads == 1 else 'threads'} used"
+    return f"{_processor()} ({', '.join(_instructions())}), {os.cpu_count()} cores, {used}"
+
+
+def _processor() -> str:
+    """Its name on Linux, its architecture elsewhere."""
+    lines = CPU_INFO.read_text().splitlines() if CPU_INFO.exists() else []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, "") or platform.machine()
+
+
+def _instructions() -> list[str]:
+    """The sets of vector and matrix instructions that torch uses here."""
+    sets = [torch.backends.cpu.get_cpu_capability()]
+    if torch.cpu._is_avx512_bf16_supported():
+        sets.append("AVX512-BF16")
+    if torch.cpu._is_amx_tile_supported():
+        sets.append("AMX")
+    return sets
 
 
 def set_up_cpu(threads: int | None) -> None:
