@@ -52,7 +52,7 @@ def claim_section(judged: Judged) -> str:
     if judged.found or judged.beside:
         lines.append(_table(judged, judged.found))
     if judged.beside:
-        lines += ["Not read by the verdict:", _table(judged, judged.beside)]
+        lines += ["Further comparisons, which the verdict does not read:", _table(judged, judged.beside)]
     if any(judged.mixed(one) for one in (*judged.found, *judged.beside)):
         lines.append(NOTE)
     return "\n\n".join(lines)

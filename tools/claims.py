@@ -209,7 +209,7 @@ CLAIMS = (
         "f",
         "DYNAT gains by its labels, and not only by its Gaussian start and its clean forward (ours).",
         "The second step, from `at-gauss-clean-forward` to `dynat`, changes the labels alone. Supported if it raises "
-        "an accuracy and lowers none; not supported if it lowers any.",
+        "an accuracy and lowers none; not supported if it lowers any. The first step is shown, and not read.",
         MAIN, (("at-gauss-clean-forward", "at"), ("dynat", "at-gauss-clean-forward")), ("clean", *STRONG),
         _labels_gain, LAST,
     ),

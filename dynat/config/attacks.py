@@ -103,7 +103,7 @@ class SanityConfig(StrictModel):
     """Queries of the Square attack, which uses no gradient."""
     large_eps: Positive = 0.5
     """`linf`: the radius in pixels of [0,1] at which every image must be broken, since all can become gray. Under `l2`
-    and `l1` it is twenty times `eps`."""
+    and `l1` the radius is twenty times `eps`."""
     surrogate: SurrogatePrecision = "auto"
     """The model that these attacks query; see the same key of an [attack](#attacks)."""
 

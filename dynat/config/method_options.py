@@ -57,7 +57,8 @@ class Sat(StrictModel):
     """The curriculum of SAT: the search stops at an image when its probability gap reaches a limit that rises."""
 
     easy: Annotated[Real, Field(ge=-1, le=1)] = 0.0
-    """The probability gap max_j p_j - p_y at which the search for an image stops in the first epoch."""
+    """The probability gap max p_j - p_y, over the classes j other than y, at which the search for an image stops in the
+    first epoch."""
     ramp: Share = 0.5
     """Share of the training over which that gap rises to 1, where no search stops early."""
 

@@ -42,7 +42,8 @@ class Run(StrictModel):
     """With dynamic labels only: weight of the target's loss against the guide's, L = CE(guide, y) + beta * L_target. By
     default the top-level `beta`."""
     consistency: NotNegative = 0.0
-    """Weight of KL(p(x) ‖ p(x')) on the target: beta of TRADES and MART (1/lambda), alpha of LBGAT."""
+    """Weight of KL(p(x) ‖ p(x')) on the target: beta of TRADES (1/lambda in its paper), lambda of
+    MART, alpha of LBGAT."""
     clean_forward: bool | None = None
     """Forward the clean batch through the target too, which updates its BatchNorm statistics. By default on for runs
     with a guide whose loss does not do so anyway."""

@@ -33,7 +33,8 @@ class AWPConfig(StrictModel):
     gamma: Annotated[Real, Field(gt=0, lt=1)] = 0.005
     """Size of the perturbation relative to the weights of each layer; 0.01 is usual with AT, 0.005 with TRADES."""
     warm_up: Share = 0.09
-    """Share of the training before the perturbation begins (released: 9 of 100 epochs with TRADES, 0 with AT)."""
+    """Share of the training before the perturbation begins (released: 9 of 100 epochs in
+    DYNAT-AWP, 9 of 200 in TRADES-AWP, 0 in AT-AWP)."""
     proxy: Annotated[Literal["method", "trades"], BeforeValidator(current_value)] = "method"
     """The loss that the perturbation increases: the run's own loss on the target, or TRADES on true labels (as in the
     released DYNAT-AWP)."""
@@ -51,8 +52,8 @@ class ScheduleConfig(StrictModel):
     factors: Annotated[dict[Whole, NotNegative], Replaced()] = Field(
         default_factory=lambda: {0: 0.2, 1: 1.0, 75: 0.1, 90: 0.01}
     )
-    """`steps`: number of finished epochs to the factor of `lr` from then on. It must name epoch 0. A layer replaces it
-    as a whole."""
+    """`steps`: number of finished epochs to the factor of `lr` from then on. It must name epoch 0. A later source
+    replaces it as a whole."""
     peak: Annotated[Real, Field(gt=0, lt=1)] = 0.3
     """`one-cycle`: the share of the training after which the peak is reached."""
 

@@ -6,7 +6,7 @@ with a field or two changed; a sweep over beta is the ablations that change beta
 
 from __future__ import annotations
 
-from dynat.config import Experiment, Run
+from dynat.config import Experiment, Run, registry
 
 LABELING = ("labels", "guide", "guide_mode", "beta")
 """Fields that belong to having a guide; all others are the same in a label pair, also the clean forward that feeds
@@ -69,6 +69,8 @@ def flat_fields(run: Run, without: tuple[str, ...] = ()) -> dict[str, object]:
             flat |= {f"{key}.{inner}": content for inner, content in value.items()}
         else:
             flat[key] = value
+    if flat.get("inner.objective") == "method":  # the same as naming it
+        flat["inner.objective"] = "kl" if registry.METHODS[run.method].maximizes_kl else "ce"
     for name in WHOLE:
         if isinstance(part := flat.get(name), dict):
             flat[name] = ", ".join(f"{key} {_text(value)}" for key, value in part.items() if value is not None)

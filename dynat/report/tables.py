@@ -23,9 +23,7 @@ UNTESTED = "‡"
 DOUBTED = "§"
 ABSENT = "–"
 
-UPPER_BOUNDS = (
-    f"{DOUBTED} fails a sanity check: its robust accuracies are upper bounds, not results; report.html says which."
-)
+UPPER_BOUNDS = f"{DOUBTED} fails a sanity check: its robust accuracies are probably too high; report.html says which."
 
 
 @dataclass(frozen=True)
@@ -276,7 +274,7 @@ def _about(experiment: Experiment, metrics: Mapping[str, RunMetrics], images: in
     seeds, dataset = [len(m.seeds) for m in metrics.values()], next(iter(metrics.values())).dataset
     limited = any(cell.n < images for m in metrics.values() for cell in m.attacks.values())
     worst = (
-        " Worst case: images that are correct under every attack."
+        " Worst case: images that are correct under every attack of this norm and radius on the selected epoch."
         if formatting.WORST in columns(experiment, metrics)
         else ""
     )

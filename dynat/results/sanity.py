@@ -2,7 +2,7 @@
 
 A defense that hides its gradients makes attacks fail without being robust; each check is a symptom of that (Carlini
 et al. 2019, "On Evaluating Adversarial Robustness", and AutoAttack's own checks). A run that fails one is marked in
-the table: its robust accuracies are upper bounds, not results.
+the table: its robust accuracies are probably too high.
 """
 
 from __future__ import annotations
