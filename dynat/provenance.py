@@ -2,13 +2,16 @@
 
 Snakemake takes the files as inputs of its rules; a training's saved state carries the digest in its name, so
 that a state written by other code is never resumed. A method depends on its own file and those of the methods
-that it builds on, not on the others'.
+that it builds on, not on the others'. The files of plug-ins are among them, with the modules beside them that they
+import.
 """
 
 from __future__ import annotations
 
 import ast
 import hashlib
+import importlib.util
+import itertools
 import os
 import re
 import sys
@@ -54,34 +57,38 @@ _EVALUATION = (
 def training_sources(method: str) -> list[Path]:
     """The files on which a trained network of this method depends."""
     shared = _files((*_TRAINING, *_METHOD_BASE))
-    return [*shared, *_built_on(_module_file(registry.METHODS[method].where), known=shared, package="methods")]
+    own = _built_on(_module_file(registry.METHODS[method].where), known=shared, package="methods")
+    return list(dict.fromkeys([*shared, *own, *_plugins(registry.METHODS[method].where, *registry.NETWORKS.values())]))
 
 
 def corruption_sources() -> list[Path]:
     """The files on which the accuracy on corrupted images depends."""
     data = ("data/corruptions.py", "data/corruption_archive.py")
-    return _files((*_EVALUATION, *data, "jobs/evaluation.py", "jobs/corruptions.py"))
+    return [*_files((*_EVALUATION, *data, "jobs/evaluation.py", "jobs/corruptions.py")), *_evaluation_plugins()]
 
 
 def import_sources() -> list[Path]:
     """The files on which the import of a third-party checkpoint depends."""
-    return _files(("nn", "models", "checkpoints", "jobs/import_checkpoint.py"))
+    files = _files(("nn", "models", "checkpoints", "jobs/import_checkpoint.py"))
+    return [*files, *_plugins(*registry.NETWORKS.values())]
 
 
 def evaluation_sources() -> list[Path]:
     """The files on which the verdicts of an attack depend."""
-    return _files(_EVALUATION)
+    return [*_files(_EVALUATION), *_evaluation_plugins()]
 
 
 def sanity_sources() -> list[Path]:
     """The files on which the sanity checks and the transfer matrix depend."""
-    return _files((*_EVALUATION, "jobs/evaluation.py", "jobs/sanity.py", "jobs/transfer.py"))
+    files = _files((*_EVALUATION, "jobs/evaluation.py", "jobs/sanity.py", "jobs/transfer.py"))
+    return [*files, *_evaluation_plugins()]
 
 
 def data_sources(source: str) -> list[Path]:
     """The files on which a prepared data set depends."""
     shared = _files(("prepared.py", "data/images.py", "data/image_files.py"))
-    return [*shared, *_built_on(_module_file(registry.SOURCES[source]), known=shared, package="data")]
+    own = _built_on(_module_file(registry.SOURCES[source]), known=shared, package="data")
+    return list(dict.fromkeys([*shared, *own, *_plugins(registry.SOURCES[source])]))
 
 
 def extra_sources() -> list[Path]:
@@ -178,15 +185,56 @@ def _built_on(file: Path, known: list[Path], package: str) -> list[Path]:
     return files
 
 
+def _evaluation_plugins() -> list[Path]:
+    attacks = (attack.where for attack in registry.ATTACKS.values())
+    return _plugins(*attacks, *registry.NETWORKS.values())
+
+
+def _plugins(*implementations: str) -> list[Path]:
+    """The files of those that are not of this package (`module:object`), and what they import from beside them."""
+    files: list[Path] = []
+    for name in sorted({where.partition(":")[0] for where in implementations if where}):
+        if name.partition(".")[0] != PACKAGE.name:
+            _add_with_imports(_module_file(name), name, files)
+    return files
+
+
+def _add_with_imports(file: Path, name: str, files: list[Path]) -> None:
+    """Add a file, and the files in its folder or its package that it imports, theirs too."""
+    if file in files:
+        return
+    files.append(file)
+    package = name.partition(".")[0]
+    root = file.parents[name.count(".") + (file.name == "__init__.py")]
+    installed = {"site-packages", "dist-packages"} & set(root.parts)
+    imported = [(module, *(f"{module}.{inside}" for inside in names)) for module, names in _imports(file, name)]
+    for other in dict.fromkeys(itertools.chain.from_iterable(imported)):
+        top = other.partition(".")[0]
+        if top == PACKAGE.name or (installed and top != package):
+            continue
+        path = root.joinpath(*other.split("."))
+        for candidate in (path.with_suffix(".py"), path / "__init__.py"):
+            if candidate.is_file():
+                _add_with_imports(candidate, other, files)
+
+
 def _imported(file: Path) -> list[str]:
     """Modules named in a file's `import` and `from ... import` lines, read without running them."""
-    modules: list[str] = []
+    return [module for module, _ in _imports(file, "")]
+
+
+def _imports(file: Path, name: str) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """Each module that a file imports, and what from it, read without running it. Relative imports are found by the
+    `name` of the file's module."""
+    package = name.split(".") if file.name == "__init__.py" else name.split(".")[:-1]
     for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
-            modules += [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom) and node.module is not None:
-            modules.append(node.module)
-    return modules
+            yield from ((alias.name, ()) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            above = package[: len(package) + 1 - node.level] if node.level else []
+            module = ".".join([*above, *([node.module] if node.module else [])])
+            if module:
+                yield module, tuple(alias.name for alias in node.names)
 
 
 def _module_file(where: str) -> Path:
@@ -195,6 +243,8 @@ def _module_file(where: str) -> Path:
     inside = name.split(".")
     if inside[0] == PACKAGE.name:
         return PACKAGE.joinpath(*inside[1:]).with_suffix(".py")
-    file = sys.modules[name].__file__
+    file = sys.modules[name].__file__ if name in sys.modules else None
+    if file is None and (spec := importlib.util.find_spec(name)):
+        file = spec.origin
     assert file is not None, f"plug-in {name} has no file"
     return Path(file)

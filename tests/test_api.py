@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+import os
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from torch import Tensor, nn
 import dynat
 from dynat import attacks, data, models
 from dynat.api import Result
+from dynat.api.inputs import digests
 from dynat.config import DatasetConfig, ThreatModel, TrainingSpec
 from dynat.config.preset_input import PresetInput
 from dynat.config.resolve import resolve_attack, resolve_run
@@ -113,17 +116,24 @@ def test_the_model_is_left_as_it_was(mlp: nn.Module, noisy_images: LabeledImages
     assert all(torch.equal(before[name], value) for name, value in mlp.state_dict().items())
 
 
+class Counter:
+    """Not an attribute of the network itself, which would make it another one."""
+
+    def __init__(self, left: int) -> None:
+        self.left = left
+
+
 class Counted(nn.Module):
     """A network that is interrupted after so many forward passes."""
 
     def __init__(self, net: nn.Module, left: int) -> None:
         super().__init__()
-        self.net, self.left = net, left
+        self.net, self.passes = net, Counter(left)
 
     def forward(self, pixels: Tensor) -> Tensor:
-        if not self.left:
+        if not self.passes.left:
             raise KeyboardInterrupt
-        self.left -= 1
+        self.passes.left -= 1
         logits: Tensor = self.net(pixels)
         return logits
 
@@ -143,7 +153,7 @@ def test_an_interrupted_evaluation_resumes(mlp: nn.Module, noisy_images: Labeled
         call(Counted(mlp, 25), tmp_path)
     resumed = Counted(mlp, enough)
     assert torch.equal(call(resumed, tmp_path)["pgd-5"].margin, expected["pgd-5"].margin)
-    assert enough - resumed.left < enough - fresh.left - 10, "finished batches are not repeated"
+    assert enough - resumed.passes.left < enough - fresh.passes.left - 10, "finished batches are not repeated"
 
     other = copy.deepcopy(mlp)
     with torch.no_grad():
@@ -151,6 +161,61 @@ def test_an_interrupted_evaluation_resumes(mlp: nn.Module, noisy_images: Labeled
     assert torch.equal(
         call(Counted(other, enough), tmp_path)["pgd-5"].margin, call(Counted(other, enough), None)["pgd-5"].margin
     ), "other weights resume nothing"
+
+
+class Scaled(nn.Module):
+    """What `repr` and `state_dict` show of it is always the same."""
+
+    scale: Tensor
+
+    def __init__(self, net: nn.Module, mean: float, scale: float, clip: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.net, self.mean, self.clip = net, mean, clip
+        self.register_buffer("scale", torch.tensor(scale), persistent=False)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        logits: Tensor = self.net(self.clip((pixels - self.mean) / self.scale))
+        return logits
+
+
+class Inverted(Scaled):
+    def forward(self, pixels: Tensor) -> Tensor:
+        return super().forward(1 - pixels)
+
+
+Inverted.__qualname__ = Inverted.__name__ = "Scaled"
+
+
+def test_another_model_resumes_nothing_whatever_tells_them_apart(mlp: nn.Module, noisy_images: LabeledImages) -> None:
+    models = {
+        "itself": Scaled(copy.deepcopy(mlp), 0.0, 1.0, lambda pixels: pixels),
+        "attribute": Scaled(mlp, 0.5, 1.0, lambda pixels: pixels),
+        "buffer": Scaled(mlp, 0.0, 0.5, lambda pixels: pixels),
+        "function": Scaled(mlp, 0.0, 1.0, lambda pixels: pixels * 2),
+        "forward": Inverted(mlp, 0.0, 1.0, lambda pixels: pixels),
+    }
+    first = Scaled(mlp, 0.0, 1.0, lambda pixels: pixels)
+    assert {name for name, each in models.items() if digests(each, noisy_images) == digests(first, noisy_images)} == {
+        "itself"
+    }
+    assert len({repr(each) for each in models.values()}) == 1
+
+
+def test_a_model_is_the_same_in_another_process() -> None:
+    script = (
+        "import torch; from torch import nn; from dynat.api.identity import model_digest\n"
+        "class Net(nn.Module):\n"
+        "    def __init__(self): super().__init__(); self.names = {'a', 'b', 'c'}; self.net = object()\n"
+        "    def forward(self, x): return x if self.names & {'a', 'd', 'e'} else -x\n"
+        "print(model_digest(Net()))"
+    )
+    runs = [
+        subprocess.run(
+            [sys.executable, "-c", script], env={**os.environ, "PYTHONHASHSEED": seed}, capture_output=True, check=True
+        )
+        for seed in ("1", "2")
+    ]
+    assert runs[0].stdout == runs[1].stdout != b""
 
 
 @pytest.mark.parametrize(

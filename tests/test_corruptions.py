@@ -340,6 +340,36 @@ def test_an_interrupted_evaluation_resumes_with_the_same_counts(
     assert not list((project.state / "corruptions").iterdir())
 
 
+def test_a_repaired_archive_is_not_mixed_with_the_damaged_one(
+    project: Paths, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    test = tiny.dataset().test
+    folder = tmp_path / "Tiny-C"
+    folder.mkdir()
+    np.save(folder / "labels.npy", np.tile(test.labels.numpy(), 5))
+    images = np.tile(test.images.permute(0, 2, 3, 1).numpy(), (5, 1, 1, 1))
+    for kind in ("contrast", "fog"):
+        np.save(folder / f"{kind}.npy", images)
+    settings = spec(kinds=["contrast", "fog"], severities=[1], path=str(folder))
+    job.run_corruptions(settings, paths=project, say=lambda text: None)
+    expected = read_corruptions(project.run_files("tests", "some-run")).accuracy
+
+    np.save(folder / "contrast.npy", np.zeros_like(images))
+    original = CorruptedImages.batches
+
+    def batches(self: CorruptedImages, kind: str, severity: int, size: int) -> Any:
+        if kind == "fog":
+            raise Killed
+        return original(self, kind, severity, size)
+
+    with monkeypatch.context() as patched, pytest.raises(Killed):
+        patched.setattr(CorruptedImages, "batches", batches)
+        job.run_corruptions(settings, paths=project, say=lambda text: None)
+    np.save(folder / "contrast.npy", images)
+    job.run_corruptions(settings, paths=project, say=lambda text: None)
+    assert read_corruptions(project.run_files("tests", "some-run")).accuracy.equals(expected)
+
+
 def test_gray_images_have_no_saturation(project: Paths) -> None:
     with pytest.raises(DataError, match=r"corruptions.kinds: 'saturate' cannot be made of gray images"):
         job.run_corruptions(spec(kinds=["saturate"]), paths=project, say=lambda text: None)

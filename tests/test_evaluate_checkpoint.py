@@ -339,6 +339,21 @@ def test_one_folder_holds_one_evaluation(run: Evaluate, theirs: nn.Module, tmp_p
     assert [file.name for file in (tmp_path / "mine").iterdir()] == ["thesis.tex"]
 
 
+def test_another_padding_is_another_network(run: Evaluate, tmp_path: Path) -> None:
+    """It has no weights, so nothing else tells the two apart."""
+    seen = []
+    for padding in (0, 3):
+        assert run(padding=padding, out=tmp_path / f"out-{padding}")[0] == 0
+        seen.append([row["margin"] for row in outcome(tmp_path / f"out-{padding}", "clean")])
+    assert seen[0] != seen[1]
+
+
+def test_a_size_that_the_images_do_not_have_is_refused(run: Evaluate) -> None:
+    code, output = run(size=16)
+    assert code == 2 and "--size 16: the images of tiny are 8 x 8 pixels; only those of a folder are resized" in output
+    assert run(size=8)[0] == 0
+
+
 REFUSED = [
     ({"arch": None}, "Missing option '--arch'"),
     ({"eps": None}, "Missing option '--eps'"),
@@ -487,6 +502,18 @@ def test_images_of_several_sizes_need_a_size(run: Evaluate, color: Path, tmp_pat
     assert code == 2 and "the images are not squares of one size (8x8, 9x7); say with --size" in output
     code, output = run(**words, size=8)
     assert code == 0, output
+
+
+def test_classes_in_another_order_than_torchvisions_are_a_warning(run: Evaluate, color: Path, tmp_path: Path) -> None:
+    folder = save_images(tmp_path / "images")
+    words = {"file": color, "dataset": folder, "attacks": "clean", "mean": None, "std": None}
+    assert "ImageFolder" not in run(**words)[1]
+    (folder / "class0").rename(folder / "class10")
+    output = run(**words, out=tmp_path / "other")[1]
+    assert (
+        "the classes are numbered in the order class1, class2, class3, class4, ...; torchvision's ImageFolder has the "
+        "order class1, class10, class2, class3, ..." in output
+    )
 
 
 def test_a_folder_without_classes_says_what_is_expected(run: Evaluate, tmp_path: Path) -> None:

@@ -7,11 +7,13 @@ import csv
 import hashlib
 import json
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -35,10 +37,11 @@ from dynat.report.comparisons import compare, read_verdicts
 from dynat.results.history import read_history
 from dynat.results.metrics import read_metrics, write_metrics
 from dynat.results.paths import ExportFiles, Paths, SingleRunPaths
-from dynat.results.records import Check, Curves, RunMetrics, SanityMetrics
+from dynat.results.records import Check, Curves, RunMetrics, SanityMetrics, TrainingRecord, read_record, write_record
+from dynat.results.weights import file_sha256
 from dynat.runtime.errors import UserError
 from tests import tiny
-from tests.helpers import Dynat
+from tests.helpers import Dynat, Killed
 
 NOISY = 0.5
 SEEDS = (0, 3)
@@ -604,6 +607,17 @@ def test_without_its_packages_onnx_says_what_to_install(
     assert not (tmp_path / "at").exists()
 
 
+def test_the_network_of_the_onnx_file_is_built_for_the_size_of_the_images(
+    done: tuple[Experiment, Paths], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A transformer has weights by the size of its images."""
+    metrics, built = metrics_of(done, "at"), mock.Mock(side_effect=Killed)
+    monkeypatch.setattr(onnx_export, "build_network", built)
+    with pytest.raises(Killed):
+        onnx_export.to_onnx(metrics, b"", "model.onnx")
+    assert built.call_args.kwargs["size"] == metrics.dataset.size == (8, 8)
+
+
 @pytest.fixture(scope="module")
 def as_onnx(done: tuple[Experiment, Paths], tmp_path_factory: pytest.TempPathFactory) -> ExportFiles:
     for package in ("onnx", "onnxruntime", "onnxscript"):
@@ -638,3 +652,28 @@ def test_a_wrong_onnx_file_is_not_written(as_onnx: ExportFiles) -> None:
         network.get_parameter("8.weight")[0, 0] *= 1.001
     with pytest.raises(UserError, match=r"differ from the network's by .*rounding explains"):
         onnx_export.checked(network, model, shape, "model.onnx")
+
+
+def test_weights_that_the_metrics_are_not_about_are_refused(done: tuple[Experiment, Paths], tmp_path: Path) -> None:
+    experiment, paths = done
+    changed = Paths(paths.data, tmp_path / "results", paths.state)
+    shutil.copytree(paths.results, changed.results)
+    files, other = (changed.run_files("tests", "at").seed(seed) for seed in SEEDS)
+    record = read_record(files.config, TrainingRecord)
+    sums = record.weights | {"target.safetensors": file_sha256(other.target().read_bytes())}
+    shutil.copyfile(other.target(), files.target())
+    write_record(files.config, record.model_copy(update={"weights": sums}))
+    with pytest.raises(UserError, match=r"target.safetensors: is not the network of metrics.json"):
+        export_run(experiment, "at", changed, out=tmp_path / "out", say=lambda _: None)
+    with pytest.raises(UserError, match=r"target.safetensors: was written after the attacks"):
+        write_metrics(changed.run("tests", "at"))
+
+
+def test_the_claim_is_about_the_selected_epoch(done: tuple[Experiment, Paths]) -> None:
+    metrics = with_autoattack(in_ball(metrics_of(done, "dynat"), eps=8 / 255), eps=8 / 255)
+    clean = metrics.attacks["clean"]
+    last = clean.model_copy(
+        update={"attack": clean.attack.model_copy(update={"weights": "last"}), "per_seed": {0: 0.11, 1: 0.11}}
+    )
+    claim = robustbench.claim(metrics.model_copy(update={"attacks": {"clean-last": last, **metrics.attacks}}), 0)
+    assert claim is not None and claim.clean_acc == f"{100 * clean.per_seed[0]:.2f}" != "11.00"

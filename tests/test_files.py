@@ -15,6 +15,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from dynat.runtime import files
 from dynat.runtime.errors import UserError
 from dynat.runtime.files import (
     DRAFT,
@@ -113,6 +114,18 @@ def test_only_abandoned_drafts_are_deleted(tmp_path: Path) -> None:
 
     atomic_write(tmp_path / "outer.csv", write)
     assert {file.name for file in tmp_path.iterdir()} == {"inner.csv", "outer.csv", *kept}
+
+
+def test_a_machine_is_more_than_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two nodes that are both called localhost share a folder."""
+    monkeypatch.setattr("platform.node", lambda: "localhost")
+    texts = {"/proc/sys/kernel/random/boot_id": "one"}
+    monkeypatch.setattr(Path, "read_text", lambda file: texts[str(file)])
+    monkeypatch.setattr(Path, "readlink", lambda file: Path("pid:[4026531836]"))
+    one = files._host()
+    assert files._host() == one
+    texts["/proc/sys/kernel/random/boot_id"] = "other"
+    assert files._host() != one
 
 
 # --- full disks -----------------------------------------------------------------------------------------------------

@@ -114,6 +114,12 @@ def test_deep_images_are_not_clipped_silently(tree: Path, tmp_path: Path) -> Non
         prepare(own(tree), tmp_path / "data")
 
 
+def test_an_image_that_would_fill_the_memory_is_named(tree: Path, tmp_path: Path) -> None:
+    Image.new("1", (9000, 9000)).save(tree / "test" / "class9" / "0.png")
+    with pytest.raises(DataError, match=r"0.png \(9000 x 9000 pixels: reduce it first\)"):
+        prepare(own(tree), tmp_path / "data")
+
+
 def test_formats_beyond_the_documented_ones_are_refused(tree: Path, tmp_path: Path) -> None:
     """PIL would hand PostScript to Ghostscript, whatever the file is called."""
     Image.new("RGB", (6, 6), (1, 2, 3)).save(tmp_path / "drawing.eps")

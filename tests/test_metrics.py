@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -103,6 +103,24 @@ def test_metrics_hold_the_given_attacks_and_no_stale_one(run: RunFiles) -> None:
 
 def test_metrics_are_the_same_bytes_twice(run: RunFiles) -> None:
     assert write_metrics(run.folder).read_bytes() == write_metrics(run.folder).read_bytes()
+
+
+@pytest.mark.parametrize("weights", ["best", "last"])
+def test_verdicts_on_other_weights_are_refused(weights: Literal["best", "last"], run: RunFiles) -> None:
+    attack = ATTACK.model_copy(update={"weights": weights})
+    verdicts(run, "pgd-20", {0: "11010", 1: "11000"}, attack)
+    record = run.seed(1).target(weights).name
+    for seed in (0, 1):
+        file = run.seed(seed).config
+        training = read_record(file, TrainingRecord)
+        write_record(file, training.model_copy(update={"weights": {record: f"sha of {seed}"}}))
+    outcome = read_record(run.outcome_record("pgd-20"), OutcomeRecord)
+    known = outcome.model_copy(update={"networks": {0: "sha of 0", 1: "sha of 1"}})
+    write_record(run.outcome_record("pgd-20"), known)
+    assert run_metrics(run).training[1].network == ("sha of 1" if weights == "best" else None)
+    write_record(run.outcome_record("pgd-20"), known.model_copy(update={"networks": {0: "sha of 0", 1: "another"}}))
+    with pytest.raises(UserError, match=rf"seed1/{record}: was written after the attacks.*dynat attack .* pgd-20"):
+        run_metrics(run)
 
 
 # What is refused

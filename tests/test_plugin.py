@@ -144,3 +144,40 @@ def build(classes, channels):
     assert done.returncode == 0, done.stderr
     correct, total = map(int, done.stdout.split())
     assert 0 <= correct < total
+
+
+ATTACK = """
+from dynat.config import registry
+from shift_steps import amount
+
+registry.ATTACKS["shift"] = registry.AttackInfo("shift:shift")
+
+
+def shift(*_):
+    return amount()
+"""
+
+
+def test_the_files_of_a_plugin_are_sources_of_what_uses_it(tmp_path: Path) -> None:
+    """Otherwise verdicts of an attack that was edited since would be used again."""
+    (tmp_path / "shift.py").write_text(ATTACK)
+    (tmp_path / "shift_steps.py").write_text(
+        "import torch\nfrom shift_parts.size import SIZE\n\ndef amount():\n    return SIZE\n"
+    )
+    (tmp_path / "shift_parts").mkdir()
+    (tmp_path / "shift_parts" / "__init__.py").touch()
+    (tmp_path / "shift_parts" / "size.py").write_text("from . import other\nSIZE = 1\n")
+    (tmp_path / "shift_parts" / "other.py").touch()
+    (tmp_path / "unused.py").touch()
+    script = """
+from pathlib import Path
+from dynat import provenance
+from dynat.config import registry
+registry.import_plugins(["shift"])
+for sources in (provenance.evaluation_sources(), provenance.sanity_sources(), provenance.corruption_sources()):
+    print(*sorted(file.name for file in sources if provenance.PACKAGE not in file.parents))
+print(*(file.name for file in provenance.training_sources("at") if provenance.PACKAGE not in file.parents))
+"""
+    done = run(tmp_path, "-c", script)
+    named = "__init__.py other.py shift.py shift_steps.py size.py"
+    assert done.stdout.splitlines() == [named, named, named, ""], done.stderr

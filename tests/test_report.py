@@ -16,7 +16,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from matplotlib import pyplot
+from matplotlib import pyplot, rc_context
 from matplotlib.backends.backend_agg import RendererAgg
 from matplotlib.figure import Figure
 
@@ -43,8 +43,17 @@ from dynat.results.history import history_of
 from dynat.results.metrics import read_metrics, write_metrics
 from dynat.results.paths import ExperimentFiles
 from dynat.results.records import RunMetrics, TrainingRecord, read_record, write_record
+from dynat.results.transfer import read_transfer
 from dynat.runtime.errors import UserError
-from tests.fake_results import ATTACK, experiment, verdicts, write_fake_results, write_outcome, write_training
+from tests.fake_results import (
+    ATTACK,
+    experiment,
+    verdicts,
+    write_fake_results,
+    write_outcome,
+    write_training,
+    write_transfer,
+)
 
 
 def reported(folder: Path, plan: Experiment, **options: Any) -> ExperimentFiles:
@@ -395,6 +404,23 @@ def test_figures_of_an_earlier_experiment_are_deleted(results: ExperimentFiles, 
     assert copy.figure("transfer", "svg").exists()
     write_report(copy, fewer)
     assert files_of_figures(copy) == {f"{name}.{ending}" for name in figures_of(fewer) for ending in formats_of(fewer)}
+
+
+@pytest.mark.parametrize("names", [("0.1", "0.2"), ("nan", "null"), ("True", "01")])
+def test_runs_may_have_names_that_look_like_values(names: tuple[str, str], plan: Experiment, tmp_path: Path) -> None:
+    runs = dict(zip(names, plan.runs.values(), strict=False))
+    seeds = dict.fromkeys(names, (0,))
+    write_transfer(ExperimentFiles(tmp_path), plan.model_copy(update={"runs": runs, "seeds": seeds, "groups": {}}))
+    found = read_transfer(ExperimentFiles(tmp_path), list(names))
+    assert found is not None and list(found[0].index) == list(names)
+
+
+def test_names_of_classes_are_no_formulas(tmp_path: Path) -> None:
+    with rc_context(plotting.STYLE):
+        figure, (axes,) = plotting.canvas(2.0, "US$_{$", "$x$", 1)
+        axes.set_title("US$_{$")
+        plotting.save(figure, [tmp_path / "figure.svg"])
+    assert (tmp_path / "figure.svg").exists()
 
 
 def test_a_declared_figure_without_data_is_written_but_not_shown(

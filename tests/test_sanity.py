@@ -16,7 +16,7 @@ from dynat import data
 from dynat.attacks.gradients import count_zero_gradients
 from dynat.attacks.transfer import transfer_verdicts
 from dynat.config import SanityConfig, SanitySpec, ThreatModel
-from dynat.data import to_pixels
+from dynat.data import LabeledImages, to_pixels
 from dynat.jobs.sanity import run_sanity_checks
 from dynat.results.paths import Paths, RunFiles
 from dynat.results.records import Check, GradientCount, SanityRecord, read_record
@@ -72,6 +72,7 @@ def checks_of(model: nn.Module, folder: Path, monkeypatch: pytest.MonkeyPatch) -
     paths = paths_in(folder)
     data.save(tiny.dataset(), paths.dataset("tiny"))
     monkeypatch.setattr("dynat.jobs.evaluation.load_target", lambda *_: (model, type(model).__name__))
+    monkeypatch.setattr("dynat.jobs.evaluation.Evaluator.identity", lambda *_: {})
     attacks = SANITY.attacks(THREAT)
     spec = SanitySpec(preset="tests", name="toy", data="tiny", seeds=(0,), attacks=attacks)
     run_sanity_checks(spec, paths=paths, say=lambda _: None)
@@ -230,3 +231,15 @@ def test_transfer_is_strongest_on_the_network_it_was_made_against() -> None:
     assert verdicts["source"].sum() < verdicts["other"].sum() and verdicts["source"].sum() < clean.sum()
     nothing = transfer_verdicts(source, {"source": source}, image_set, tiny.attack(eps=0.0, step_size=0.0, steps=2))
     assert torch.equal(nothing["source"], clean)
+
+
+def test_a_network_that_draws_random_numbers_is_evaluated_alike_each_time(
+    convnet: nn.Module, noisy_images: LabeledImages
+) -> None:
+    noisy, attack = Noisy(convnet), tiny.attack(eps=0.05, steps=3)
+    torch.manual_seed(1)
+    first = transfer_verdicts(noisy, {"other": noisy}, noisy_images, attack), count_zero_gradients(noisy, noisy_images)
+    torch.manual_seed(2)
+    again = transfer_verdicts(noisy, {"other": noisy}, noisy_images, attack), count_zero_gradients(noisy, noisy_images)
+    assert torch.equal(first[0]["other"], again[0]["other"]) and first[1] == again[1]
+    assert torch.initial_seed() == 2, "the caller's generator is left alone"

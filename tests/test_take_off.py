@@ -15,7 +15,7 @@ from dynat.jobs.training import run_training
 from dynat.report import page, run_table
 from dynat.results.metrics import run_metrics
 from dynat.results.paths import Paths
-from dynat.results.take_off import SIGNIFICANCE, above_chance, early_warnings, warnings
+from dynat.results.take_off import SIGNIFICANCE, above_chance, early_warnings, near_chance, warnings
 from tests import tiny
 from tests.fake_results import dataset
 from tests.test_jobs import evaluation_spec, paths_in
@@ -59,6 +59,14 @@ def test_the_last_validation_decides(rows: list[dict[str, float]], warned: list[
 def test_chance_is_the_share_of_the_largest_class() -> None:
     assert not warnings(history(0.5), INFO)
     assert warnings(history(0.5), INFO.model_copy(update={"largest_class": 0.5}))
+
+
+@pytest.mark.parametrize(
+    ("low", "classes", "near"),
+    [(0.72, 2, False), (0.6, 2, True), (0.49, 3, True), (0.51, 3, False), (0.14, 10, True), (0.16, 10, False)],
+)
+def test_a_few_classes_are_no_reason_for_a_warning(low: float, classes: int, near: bool) -> None:
+    assert near_chance(low, classes) == near
 
 
 def test_the_early_warning_comes_once_after_a_third_of_the_epochs() -> None:

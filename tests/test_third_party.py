@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import pickle
 import random
 import re
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -539,3 +541,16 @@ def test_the_section_checkpoints_gives_a_normalization() -> None:
 def test_impossible_checkpoint_rows_are_refused(section: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         load({"checkpoints": section})
+
+
+@pytest.mark.parametrize("trick", ["compressed", "repeated"])
+def test_an_archive_that_is_larger_unpacked_is_refused(trick: str, wide: torch.nn.Module, tmp_path: Path) -> None:
+    torch.save({"conv1.weight": torch.zeros(1_000_000)}, tmp_path / "plain.pt")
+    with zipfile.ZipFile(tmp_path / "plain.pt") as plain, zipfile.ZipFile(tmp_path / "theirs.pt", "w") as theirs:
+        for entry in plain.infolist():
+            kind = zipfile.ZIP_DEFLATED if trick == "compressed" else zipfile.ZIP_STORED
+            theirs.writestr(entry.filename, plain.read(entry), kind)
+        if trick == "repeated":  # entries that share their bytes in the file
+            theirs.filelist += 3 * [copy.copy(max(theirs.filelist, key=lambda entry: entry.file_size))]
+    with pytest.raises(UserError, match=r"theirs.pt: unpacks to [\d,]+ bytes from [\d,]+, which torch.save does not"):
+        load_third_party(wide, tmp_path / "theirs.pt")

@@ -199,12 +199,13 @@ def _joined(one: OutcomeRecord, other: OutcomeRecord) -> OutcomeRecord:
 
 
 def _write_outcome(kept: RunFiles, record: OutcomeRecord, rows: Rows) -> None:
-    """The rows in the order of seeds and images, with the columns that are kept."""
+    """The rows in the order of seeds and images, with the columns that are kept; which weights they are about was
+    checked when the metrics were made, and a training that is repeated writes other files of the same weights."""
     rows = sorted(rows, key=lambda row: (int(row["seed"]), int(row["index"])))
     file = kept.outcome(record.attack_name)
     file.parent.mkdir(parents=True, exist_ok=True)
     table = write_table(file, COLUMNS, ([row[c] if c in KEPT else "" for c in COLUMNS] for row in rows))
-    write_record(kept.outcome_record(record.attack_name), record.model_copy(update={"table": table}))
+    write_record(kept.outcome_record(record.attack_name), record.model_copy(update={"table": table, "networks": {}}))
 
 
 def _folded(run: RunFiles) -> str:

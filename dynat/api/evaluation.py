@@ -20,6 +20,7 @@ from dynat.config.attack_cost import expected_cost
 from dynat.config.resolve import checked, resolve_attack
 from dynat.data import LabeledImages
 from dynat.nn.numerics import restored_numerics, set_evaluation_numerics
+from dynat.results.take_off import near_chance
 from dynat.runtime.progress import Progress
 
 Attacks = str | Sequence[str] | Mapping[str, Mapping[str, Any] | None]
@@ -50,12 +51,13 @@ def evaluate(
     image_set = labeled(images, labels)
     model, image_set = together(model, image_set, device)
     count = classes(model, image_set)
+    identity = digests(model, image_set)  # before a model that keeps something of its last images has seen any
     results, warnings = {}, []
     for name, config in configs.items():
-        folder = None if state is None else Path(state) / digest(config, *digests(model, image_set))
+        folder = None if state is None else Path(state) / digest(config, *identity)
         results[name] = _attacked(model, image_set, name, config, folder, progress)
         warnings += [f"{name}: {warning}" for warning in results[name].warnings]
-        if name == "clean" and results[name].interval[0] <= 1.5 / count:
+        if name == "clean" and near_chance(results[name].interval[0], count):
             warnings.append(
                 f"clean accuracy {100 * results[name].accuracy:.1f} % is near chance ({100 / count:.1f} %): does the "
                 "model expect normalized pixels, or another order of the classes?"

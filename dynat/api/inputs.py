@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from dynat import provenance
+from dynat.api.identity import model_digest
 from dynat.data import LabeledImages, to_pixels
 from dynat.jobs.evaluation import package_version
 from dynat.nn.modes import evaluating
@@ -77,16 +78,11 @@ def classes(model: nn.Module, images: LabeledImages) -> int:
 
 
 def digests(model: nn.Module, images: LabeledImages) -> tuple[str, ...]:
-    """All that verdicts depend on, beside the attack: the network's code and weights, the images, the code of the
+    """All that verdicts depend on, beside the attack: the network's code and values, the images, the code of the
     attacks, their packages, and the kind of device, by which the precision of a surrogate is chosen."""
-    weights = hashlib.sha256(repr(model).encode())
-    for name, tensor in model.state_dict().items():
-        weights.update(
-            name.encode() + tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
-        )
     code = provenance.code_digest(provenance.evaluation_sources())
     packages = (torch.__version__, package_version("pyautoattack"))
-    return weights.hexdigest(), image_digest(images), code, *packages, images.images.device.type
+    return model_digest(model), image_digest(images), code, *packages, images.images.device.type
 
 
 def image_digest(images: LabeledImages) -> str:

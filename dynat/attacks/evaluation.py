@@ -29,6 +29,7 @@ from dynat.config.attack_cost import expected_cost
 from dynat.data import LabeledImages, to_pixels
 from dynat.nn.losses import margin
 from dynat.nn.modes import evaluating, frozen
+from dynat.nn.seeded import seeded
 from dynat.pgd import Ball
 from dynat.runtime.progress import HIDDEN, Progress
 
@@ -75,9 +76,7 @@ def evaluate(
             queried_model, description = queried
             shown = BatchProgress(progress, attack, len(labels))
             seed = batch_seed(attack, number)
-            # A network that draws random numbers draws the same ones for a batch, whatever was computed before.
-            with torch.random.fork_rng(devices=[images.device] if images.is_cuda else []):
-                torch.manual_seed(seed)
+            with seeded(seed, images.device):
                 batch = _evaluate_batch(
                     model,
                     queried_model,

@@ -12,10 +12,11 @@ A file does not contain everything: networks that differ only in strides have th
 from __future__ import annotations
 
 import pickle
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from pydantic import ValidationError
@@ -109,6 +110,7 @@ def _read(path: Path) -> Any:
                 return load_file(path)
             if start.startswith((b"PK\x03\x04", b"\x80")):  # an archive or a pickle: what torch.save has ever written
                 file.seek(0)
+                _check_archive(file, path)
                 return torch.load(file, map_location="cpu", weights_only=True)
         reason = f"it begins with {start.decode(errors='replace')!r}" if start else "it is empty"
         raise UserError(f"{path}: not a checkpoint: {reason}")
@@ -122,6 +124,20 @@ def _read(path: Path) -> Any:
     except Exception as error:  # a damaged pickle can raise anything
         reason = str(error).partition("\n")[0][:120] or type(error).__name__
         raise UserError(f"{path}: not a checkpoint, or damaged ({reason})") from None
+
+
+def _check_archive(file: BinaryIO, path: Path) -> None:
+    """Refuse an archive that is larger unpacked than the file: `torch.save` neither compresses nor repeats a part."""
+    if not zipfile.is_zipfile(file):  # a plain pickle
+        file.seek(0)
+        return
+    with zipfile.ZipFile(file) as archive:
+        unpacked = sum(entry.file_size for entry in archive.infolist())
+    if unpacked > (size := path.stat().st_size):
+        raise UserError(
+            f"{path}: unpacks to {unpacked:,} bytes from {size:,}, which torch.save does not write; it was not read"
+        )
+    file.seek(0)
 
 
 def _tensors_of(content: Any, path: Path) -> Tensors:

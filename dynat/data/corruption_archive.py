@@ -39,6 +39,13 @@ class CorruptedImages:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def files(self) -> list[tuple[str, int, int]]:
+        """The files of the archive: name, size and time of change."""
+        if self.config.path is None:
+            return []
+        files = [self.archive.folder / f"{kind}.npy" for kind in self.config.chosen]
+        return [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files if file.exists()]
+
     def batches(self, kind: str, severity: int, size: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Bytes N x channels x height x width and their labels."""
         for start in range(0, len(self), size):

@@ -27,6 +27,9 @@ FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "GIF", "TIFF", "PPM")
 DEEP_MODES = ("I", "I;16", "I;16L", "I;16B", "I;16N", "F")
 """PIL's modes with more than 8 bits per channel; PIL would clip them to white without a warning."""
 
+MOST_PIXELS = 2**26
+"""Of one image; decoded, it takes three bytes for each, in every thread."""
+
 
 class ImageFile(Protocol):
     """A file, or an entry of an archive; as text, its name in messages."""
@@ -97,6 +100,8 @@ def _decode(number: int, file: ImageFile, size: int, into: NDArray[np.uint8]) ->
         with file.open("rb") as stream, Image.open(stream, formats=FORMATS) as opened:
             if opened.mode in DEEP_MODES:
                 return f"{file} (more than 8 bits per channel, mode {opened.mode}: convert it first)"
+            if opened.width * opened.height > MOST_PIXELS:
+                return f"{file} ({opened.width} x {opened.height} pixels: reduce it first)"
             upright = ImageOps.exif_transpose(opened).convert("RGB")
     except UnidentifiedImageError:
         return f"{file} (not an image of {', '.join(FORMATS)})"

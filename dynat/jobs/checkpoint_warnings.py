@@ -28,12 +28,13 @@ def accuracy_warnings(run: RunFiles, expected: float | None) -> list[str]:
     from dynat.results.metrics import summary
     from dynat.results.outcomes import read_outcome
     from dynat.results.statistics import wilson
+    from dynat.results.take_off import near_chance
 
     clean = summary(read_outcome(run, "clean").verdicts)
     classes = len(read_record(run.seed(0).config, TrainingRecord).dataset.classes)
     measured = f"clean accuracy {100 * clean.accuracy:.1f} % on {clean.n:,} images"
     warnings = []
-    if clean.low <= 1.5 / classes:
+    if near_chance(clean.low, classes):
         warnings.append(f"{measured} is near chance ({100 / classes:.1f} %). Likely causes: {CAUSES}")
     if expected is not None:
         low, high = wilson(clean.accuracy * clean.n, clean.n, confidence=0.99)

@@ -15,8 +15,9 @@ from dynat import provenance
 from dynat.config import CorruptionsSpec, digest
 from dynat.data import to_pixels
 from dynat.data.corruption_archive import CorruptedImages
-from dynat.jobs.evaluation import Evaluator
+from dynat.jobs.evaluation import Evaluator, package_version
 from dynat.nn.modes import evaluating
+from dynat.nn.seeded import seeded
 from dynat.results.corruptions import Cell, CorruptionsRecord, write_corruptions
 from dynat.results.paths import Paths
 from dynat.runtime.device import describe
@@ -37,7 +38,8 @@ def run_corruptions(
     models = {seed: evaluator.network(spec.name, seed) for seed in spec.seeds}
     weights = {seed: name for seed, (_, name) in models.items()}
     code = provenance.code_digest(provenance.corruption_sources())
-    key = digest(spec, weights, evaluator.image_digest, code, evaluator.device.type, torch.__version__)
+    packages = [package_version(name) for name in ("torch", "numpy", "scipy", "pillow")]
+    key = digest(spec, weights, evaluator.image_digest, code, evaluator.device.type, *images.files(), *packages)
     state = _State(paths.corruptions_state(key))
     kinds, severities = spec.corruptions.chosen, spec.corruptions.severities
     title, began = f"{spec.name} corruptions", time.perf_counter()
@@ -82,11 +84,11 @@ def _counts(
     counts = {f"{seed} {severity}": 0 for seed in networks for severity in severities}
     content = hashlib.sha256()
     for severity in severities:
-        for batch, labels in images.batches(kind, severity, BATCH):
+        for number, (batch, labels) in enumerate(images.batches(kind, severity, BATCH)):
             content.update(batch.numpy().data)
             pixels, truth = to_pixels(batch.to(device)), labels.to(device)
             for seed, network in networks.items():
-                with torch.no_grad(), evaluating(network):
+                with torch.no_grad(), evaluating(network), seeded(number, device):
                     counts[f"{seed} {severity}"] += int((network(pixels).argmax(1) == truth).sum())
     return counts, content.hexdigest()
 

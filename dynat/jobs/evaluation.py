@@ -30,7 +30,7 @@ from dynat.nn.numerics import set_evaluation_numerics
 from dynat.results.outcomes import CLEAN, Examples, Verdicts, write_examples, write_outcome
 from dynat.results.paths import Paths, SeedFiles
 from dynat.results.records import OutcomeRecord, TrainingRecord, read_record, required
-from dynat.results.weights import read_weights
+from dynat.results.weights import network_of, read_weights
 from dynat.runtime.device import choose_device, describe
 from dynat.runtime.errors import UserError
 from dynat.runtime.files import atomic_text, check_writable
@@ -55,11 +55,13 @@ def run_evaluation(
     check_writable(run.outcome(spec.attack_name).parent)
     evaluations: dict[int, Evaluation] = {}
     digests: dict[int, str] = {}
+    networks: dict[int, str] = {}
     images = min(spec.attack.images or len(evaluator.images), len(evaluator.images))
     title = f"{spec.name} {spec.attack_name}"
     with Progress(title, expected_cost(spec.attack) * images * len(spec.seeds), say=say) as progress:
         for seed in spec.seeds:
             model, weights = evaluator.network(spec.name, seed, spec.attack.weights)
+            networks |= evaluator.identity(spec.name, seed, spec.attack.weights)
             evaluations[seed], digests[seed] = evaluator.evaluate(
                 model, weights, spec.attack, progress, adversarial=keep_images
             )
@@ -70,7 +72,7 @@ def run_evaluation(
     examples = Examples(**{name: tensor.numpy() for name, tensor in first.items()})
     write_examples(run.examples(spec.attack_name), examples, evaluator.classes)
     verdicts = {seed: _verdicts(evaluation) for seed, evaluation in evaluations.items()}
-    written = write_outcome(run, _record(spec, evaluations, digests, evaluator.device), verdicts)
+    written = write_outcome(run, _record(spec, evaluations, digests, networks, evaluator.device), verdicts)
     seeds = f", {len(spec.seeds)} seeds" if len(spec.seeds) > 1 else ""
     took = duration(sum(evaluation.seconds for evaluation in evaluations.values()))
     say(f"{title}: {_accuracy(list(evaluations.values()))}{seeds}, {took}")
@@ -141,6 +143,12 @@ class Evaluator:
         """A row's network on the device, and the digest of its weights."""
         model, name = load_target(self.paths.seed_files(self.preset, run, seed), weights)
         return model.to(self.device), name
+
+    def identity(self, run: str, seed: int, weights: str = "best") -> dict[int, str]:
+        """By seed, for records: which network that is."""
+        record = read_record(self.paths.seed_files(self.preset, run, seed).config, TrainingRecord)
+        network = network_of(record, weights)
+        return {} if network is None else {seed: network}
 
     def evaluate(
         self,
@@ -226,6 +234,8 @@ def load_target(files: SeedFiles, weights: str = "best") -> tuple[nn.Module, str
     content = read_weights(files, record, weights)
     network = row.arch if isinstance(row, Checkpoint) else row.target
     code = " ".join([network, *models.package_versions(network).values()])
+    if isinstance(row, Checkpoint) and row.padding:  # has no weights
+        code += f" padding {row.padding}"
     return model, hashlib.sha256(code.encode() + b"\0" + content).hexdigest()
 
 
@@ -251,7 +261,11 @@ def _verdicts(evaluation: Evaluation) -> Verdicts:
 
 
 def _record(
-    spec: EvaluationSpec, evaluations: Mapping[int, Evaluation], digests: dict[int, str], device: torch.device
+    spec: EvaluationSpec,
+    evaluations: Mapping[int, Evaluation],
+    digests: dict[int, str],
+    networks: dict[int, str],
+    device: torch.device,
 ) -> OutcomeRecord:
     all_seeds = evaluations.values()
     return OutcomeRecord(
@@ -270,4 +284,5 @@ def _record(
         warnings=tuple(sorted({warning for evaluation in all_seeds for warning in evaluation.warnings})),
         device=describe(device),
         digest=digests,
+        networks=networks,
     )

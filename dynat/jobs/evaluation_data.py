@@ -40,21 +40,43 @@ def evaluation_data(
     if path.parent == paths.data and (path / data.INFO).exists():
         name_or_path = path.name
     if "/" not in name_or_path and paths.dataset_info(name_or_path).exists():
+        _check_size(name_or_path, size, paths)
         return _prepared(name_or_path, paths)
     named = _preset_datasets()
     if name_or_path in named:
         config = named[name_or_path]
         say(f"{config.name}: prepared in {data.prepare(config, paths.data)}")
+        _check_size(config.name, size, paths)
         return config
     if not path.is_dir():
         raise ConfigError(
             f"--dataset: unknown data set '{name_or_path}', and there is neither a folder of images of that name nor "
             f"{paths.dataset(name_or_path)}: {nearest(name_or_path, named)}"
         )
-    classes = len(evaluation_folder.test_files(path))
+    names = list(evaluation_folder.test_files(path))
+    if sorted(names) != names:
+        say(
+            f"warning: {path}: the classes are numbered in the order {_first(names)}; torchvision's ImageFolder has "
+            f"the order {_first(sorted(names))}. If the network was trained with that, give the folders names that "
+            "have the same order in both, such as class01"
+        )
+    classes = len(names)
     size = size or evaluation_folder.common_size(path)
     check(classes, 3, (size, size))
     return _image_folder(path, size, paths, say)
+
+
+def _first(names: list[str]) -> str:
+    return ", ".join(names[:4]) + (", ..." if len(names) > 4 else "")
+
+
+def _check_size(name: str, size: int | None, paths: Paths) -> None:
+    """Refuse a `--size` that this data set does not have: only the images of a folder are resized."""
+    _, height, width = prepared.read_info(paths.dataset(name)).shape
+    if size is not None and (size, size) != (height, width):
+        raise ConfigError(
+            f"--size {size}: the images of {name} are {height} x {width} pixels; only those of a folder are resized"
+        )
 
 
 def _prepared(name: str, paths: Paths) -> DatasetConfig:

@@ -29,8 +29,8 @@ from dynat.report.hub import HubConfig, NetworkCode
 from dynat.results.history import read_history
 from dynat.results.metrics import read_metrics
 from dynat.results.paths import ExportFiles, Paths, RunFiles, SeedFiles, SingleRunPaths
-from dynat.results.records import DatasetInfo, RunMetrics, TrainingRecord, read_record
-from dynat.results.weights import file_sha256, read_weights
+from dynat.results.records import DatasetInfo, RunMetrics, TrainingMetrics, TrainingRecord, read_record
+from dynat.results.weights import file_sha256, network_of, read_weights
 from dynat.runtime.errors import UserError
 from dynat.runtime.files import atomic_write
 
@@ -77,7 +77,7 @@ def export_run(
     old = _earlier_export(files)
     metrics = read_metrics(run)
     seed, choice = _best_seed(run, metrics, options.seed)
-    networks = {k: _weights(run.seed(k)) for k in sorted(metrics.seeds, key=lambda k: k != seed)}
+    networks = {k: _weights(run.seed(k), metrics.training[k]) for k in sorted(metrics.seeds, key=lambda k: k != seed)}
     names = {k: (files.model if k == seed else files.other_seed(k)).name for k in networks}
     claims = {k: each for k in networks if (each := robustbench.claim(metrics, k)) is not None}
     weights = {
@@ -153,8 +153,15 @@ def _best_seed(run: RunFiles, metrics: RunMetrics, given: int | None) -> tuple[i
     )
 
 
-def _weights(files: SeedFiles) -> bytes:
-    return read_weights(files, read_record(files.config, TrainingRecord))
+def _weights(files: SeedFiles, measured: TrainingMetrics) -> bytes:
+    """The weights that the metrics are about."""
+    record = read_record(files.config, TrainingRecord)
+    if (record.digest, network_of(record)) != (measured.digest, measured.network or network_of(record)):
+        raise UserError(
+            f"{files.target()}: is not the network of metrics.json, but was written after it; make the metrics again: "
+            f"snakemake --cores all all"
+        )
+    return read_weights(files, record)
 
 
 def _json(record: BaseModel) -> bytes:

@@ -41,7 +41,7 @@ INSTALL = (
 def to_onnx(metrics: RunMetrics, weights: bytes, file: str) -> tuple[OnnxFile, bytes]:
     """The network with these weights (the content of a safetensors file) as ONNX."""
     data = metrics.dataset
-    network = build_network(metrics.config, classes=len(data.classes), channels=data.channels)
+    network = build_network(metrics.config, classes=len(data.classes), channels=data.channels, size=data.size)
     fill(network, load(weights), Path(file))
     network.eval()
     model = converted(network, (data.channels, *data.size))

@@ -28,12 +28,14 @@ def run_sanity_checks(
     verdicts: dict[tuple[int, str], SanityVerdicts] = {}
     evaluations: list[Evaluation] = []
     gradients: dict[int, GradientCount] = {}
+    networks: dict[int, str] = {}
     title = f"{spec.name} sanity"
     by_digest = {digest(attack): attack for attack in spec.attacks.values()}  # two names may stand for the same attack
     total = len(spec.seeds) * sum(_cost(attack, len(evaluator.images)) for attack in by_digest.values())
     with Progress(title, total, say=say) as progress:
         for seed in spec.seeds:
             model, weights = evaluator.network(spec.name, seed)
+            networks |= evaluator.identity(spec.name, seed)
             found = {key: evaluator.evaluate(model, weights, attack, progress)[0] for key, attack in by_digest.items()}
             for name, attack in spec.attacks.items():
                 verdicts[seed, name] = _verdicts(found[digest(attack)])
@@ -47,6 +49,7 @@ def run_sanity_checks(
         seeds=spec.seeds,
         attacks=spec.attacks,
         gradients=gradients,
+        networks=networks,
         seconds=sum(evaluation.seconds for evaluation in evaluations),
         rejected_examples=sum(evaluation.rejected_examples for evaluation in evaluations),
         device=describe(evaluator.device),

@@ -53,6 +53,7 @@ STYLE: dict[Any, Any] = {
     "svg.fonttype": "path",
     "svg.hashsalt": "dynat",
     "text.color": INK,
+    "text.parse_math": False,  # a class may be called US$
     "xtick.color": FAINT,
     "xtick.labelsize": 9,
     "ytick.color": FAINT,

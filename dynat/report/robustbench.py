@@ -80,7 +80,7 @@ def autoattack(metrics: RunMetrics) -> AttackMetrics | None:
 def claim(metrics: RunMetrics, seed: int) -> Claim | None:
     """One seed's numbers for RobustBench; None without AutoAttack on that seed."""
     cell, row = autoattack(metrics), metrics.config
-    clean = next((each for each in metrics.attacks.values() if each.attack.kind == "clean"), None)
+    clean = _clean(metrics)
     if cell is None or clean is None or seed not in cell.per_seed:
         return None
     robust = f"{100 * cell.per_seed[seed]:.2f}"
@@ -96,6 +96,12 @@ def claim(metrics: RunMetrics, seed: int) -> Claim | None:
         footnote=_footnote(metrics, cell),
         unreliable=bool(cell.warnings or metrics.failed_checks),
     )
+
+
+def _clean(metrics: RunMetrics) -> AttackMetrics | None:
+    """The clean accuracy of the chosen weights, on most images."""
+    cells = [cell for cell in metrics.attacks.values() if cell.attack.kind == "clean" and cell.attack.weights == "best"]
+    return max(cells, key=lambda cell: cell.n, default=None)
 
 
 def radius(metrics: RunMetrics) -> str:

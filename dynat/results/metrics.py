@@ -30,6 +30,7 @@ from dynat.results.records import (
 from dynat.results.sanity import curves, read_sanity, sanity_checks
 from dynat.results.statistics import wilson
 from dynat.results.take_off import warnings
+from dynat.results.weights import network_of
 from dynat.runtime.errors import UserError
 
 if TYPE_CHECKING:
@@ -59,9 +60,14 @@ def run_metrics(run: RunFiles, attacks: Sequence[str] | None = None) -> RunMetri
     seeds = sorted({int(seed) for outcome in outcomes for seed in outcome.record.seeds})
     trainings = {seed: read_record(run.seed(seed).config, TrainingRecord) for seed in seeds}
     first = _same_run(run, trainings)
+    for outcome in outcomes:
+        again = f"dynat attack {first.name} {outcome.name}"
+        _check_networks(run, outcome.record.networks, outcome.record.attack.weights, trainings, again)
     worst = worst_case_attacks(outcomes, first.threat)
     names = tuple(outcome.name for outcome in worst)
     sanity = read_sanity(run)
+    if sanity is not None:
+        _check_networks(run, sanity[1].networks, "best", trainings, f"dynat sanity {first.name}")
     return RunMetrics(
         plugins=first.plugins,
         preset=first.preset,
@@ -75,6 +81,18 @@ def run_metrics(run: RunFiles, attacks: Sequence[str] | None = None) -> RunMetri
         sanity=None if sanity is None else _sanity_metrics(*sanity, first.dataset),
         training={seed: _training_metrics(run.seed(seed), record) for seed, record in trainings.items()},
     )
+
+
+def _check_networks(
+    run: RunFiles, attacked: Mapping[int, str], weights: str, trainings: Mapping[int, TrainingRecord], again: str
+) -> None:
+    """Refuse verdicts on other weights than those that are there now, after a training or an import was repeated."""
+    for seed, network in attacked.items():
+        if seed in trainings and network_of(trainings[seed], weights) not in (None, network):
+            raise UserError(
+                f"{run.seed(seed).target(weights)}: was written after the attacks, which were on other weights; repeat "
+                f"them: {again}, or snakemake"
+            )
 
 
 def summary(verdicts: pd.DataFrame) -> Summary:
@@ -175,6 +193,7 @@ def _training_metrics(files: SeedFiles, record: TrainingRecord) -> TrainingMetri
         warnings=warnings(history, record.dataset),
         parameters=record.parameters,
         digest=record.digest,
+        network=network_of(record),
         versions=record.versions,
         machine=record.machine,
         compute_dtype=record.compute_dtype,

@@ -95,6 +95,8 @@ class OutcomeRecord(Record):
     device: str
     digest: dict[int, str]
     """All that the verdicts depend on, by seed."""
+    networks: dict[int, str] = Field(default_factory=dict)
+    """The network that was attacked, by seed (`weights.network_of`)."""
     table: TableContent | None = None
 
 
@@ -132,6 +134,7 @@ class SanityRecord(Record):
     seeds: tuple[int, ...]
     attacks: dict[str, AttackConfig]
     gradients: dict[int, GradientCount]
+    networks: dict[int, str] = Field(default_factory=dict)
     seconds: float
     rejected_examples: int
     device: str
@@ -242,6 +245,8 @@ class TrainingMetrics(Part):
     """Networks of the training that are not above chance at its last validation."""
     parameters: ParameterCounts
     digest: str
+    network: str | None = None
+    """The network of the selected epoch (`weights.network_of`)."""
     versions: dict[str, str]
     machine: str
     compute_dtype: str | None = None

@@ -28,6 +28,12 @@ def above_chance(accuracy: float, n: int, chance: float) -> bool:
     return bool(bdtrc(correct - 1, n, chance) < SIGNIFICANCE) if correct else False
 
 
+def near_chance(low: float, classes: int) -> bool:
+    """Whether a clean accuracy is so near chance that a checkpoint was probably loaded in another way than its authors
+    load it. `low` is the lower end of its interval."""
+    return low <= min(1.5 / classes, (1 + 2 / classes) / 3)  # of two classes, 75 % is not near
+
+
 def early_warnings(history: Sequence[Row], epochs: int, dataset: DatasetInfo) -> tuple[str, ...]:
     """Warnings of a training that still runs, once: at its first validation after a third of its epochs."""
     validated = [row for row in history if "clean" in row and row["epoch"] >= epochs / 3]

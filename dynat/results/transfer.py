@@ -44,7 +44,9 @@ def read_transfer(files: ExperimentFiles, runs: Sequence[str]) -> tuple[pd.DataF
         return None
     record = read_record(files.transfer_record, TransferRecord)
     text = read_table(files.transfer, record.table, files.transfer_record, COLUMNS)
-    matrix = pd.read_csv(io.StringIO(text)).pivot_table(index="source", columns="target", values="correct")
+    names = {"source": str, "target": str}  # a run may be called 0.1 or nan
+    table = pd.read_csv(io.StringIO(text), dtype=names, keep_default_na=False)
+    matrix = table.pivot_table(index="source", columns="target", values="correct")
     absent = [run for run in runs if run not in matrix.index]
     if absent:
         raise UserError(f"{files.transfer}: has no run '{absent[0]}'; {made_again(files.transfer)}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
+from dynat.config import Normalization, Run, digest
 from dynat.results.paths import SeedFiles
 from dynat.results.records import TrainingRecord, required
 from dynat.runtime.errors import UserError
@@ -29,3 +30,12 @@ def read_checked(files: SeedFiles, record: TrainingRecord, file: Path) -> bytes:
             f"delete {files.folder} and make it again: snakemake --cores all {file}"
         )
     return content
+
+
+def network_of(record: TrainingRecord, weights: str = "best") -> str | None:
+    """Which network a training's `best` or `last` weights are: their SHA-256, and what a checkpoint does to pixels
+    before it. None in records without checksums."""
+    content = record.weights.get(SeedFiles(Path()).target(weights).name)
+    if content is None or isinstance(record.config, Run):
+        return content
+    return digest(content, *(getattr(record.config, key) for key in Normalization.model_fields))

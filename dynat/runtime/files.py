@@ -20,7 +20,16 @@ from pathlib import Path
 
 from dynat.runtime.errors import UserError
 
-HOST = hashlib.sha256(platform.node().encode()).hexdigest()[:8]
+
+def _host() -> str:
+    """This machine since it started, and the container: two of them can have one name and the same process numbers."""
+    parts = [platform.node()]
+    with suppress(OSError):  # Linux
+        parts += [Path("/proc/sys/kernel/random/boot_id").read_text(), str(Path("/proc/self/ns/pid").readlink())]
+    return hashlib.sha256(" ".join(parts).encode()).hexdigest()[:8]
+
+
+HOST = _host()
 DRAFT = re.compile(r"\.dynat-(?P<host>[0-9a-f]{8})-(?P<pid>\d+)-[0-9a-f]{8}(\..*)?")
 """Name of a file that is being written: on which machine, and by which process."""
 ABANDONED_AFTER = 24 * 3600.0
