@@ -94,7 +94,7 @@ def transfer(
     below = plotting.room_below(frame.columns) if long else 0.6
     height = 1.15 + below + 0.36 * len(frame)
     figure, (panel,) = plotting.canvas(
-        height, title, f"Accuracy in percent under all {steps} steps of PGD, first seed of each run"
+        height, title, f"Accuracy in percent under PGD-{steps} without early stopping, first seed of each run"
     )
     figure.subplots_adjust(left=plotting.room(frame.index) + 0.03, top=1 - 0.75 / height, bottom=below / height)
     sns.heatmap(
