@@ -58,7 +58,9 @@ def training_sources(method: str) -> list[Path]:
     """The files on which a trained network of this method depends."""
     shared = _files((*_TRAINING, *_METHOD_BASE))
     own = _built_on(_module_file(registry.METHODS[method].where), known=shared, package="methods")
-    return list(dict.fromkeys([*shared, *own, *_plugins(registry.METHODS[method].where, *registry.NETWORKS.values())]))
+    return list(
+        dict.fromkeys([*shared, *own, *plugin_files(registry.METHODS[method].where, *registry.NETWORKS.values())])
+    )
 
 
 def corruption_sources() -> list[Path]:
@@ -70,7 +72,7 @@ def corruption_sources() -> list[Path]:
 def import_sources() -> list[Path]:
     """The files on which the import of a third-party checkpoint depends."""
     files = _files(("nn", "models", "checkpoints", "jobs/import_checkpoint.py"))
-    return [*files, *_plugins(*registry.NETWORKS.values())]
+    return [*files, *plugin_files(*registry.NETWORKS.values())]
 
 
 def evaluation_sources() -> list[Path]:
@@ -88,7 +90,7 @@ def data_sources(source: str) -> list[Path]:
     """The files on which a prepared data set depends."""
     shared = _files(("prepared.py", "data/images.py", "data/image_files.py"))
     own = _built_on(_module_file(registry.SOURCES[source]), known=shared, package="data")
-    return list(dict.fromkeys([*shared, *own, *_plugins(registry.SOURCES[source])]))
+    return list(dict.fromkeys([*shared, *own, *plugin_files(registry.SOURCES[source])]))
 
 
 def extra_sources() -> list[Path]:
@@ -187,10 +189,10 @@ def _built_on(file: Path, known: list[Path], package: str) -> list[Path]:
 
 def _evaluation_plugins() -> list[Path]:
     attacks = (attack.where for attack in registry.ATTACKS.values())
-    return _plugins(*attacks, *registry.NETWORKS.values())
+    return plugin_files(*attacks, *registry.NETWORKS.values())
 
 
-def _plugins(*implementations: str) -> list[Path]:
+def plugin_files(*implementations: str) -> list[Path]:
     """The files of those that are not of this package (`module:object`), and what they import from beside them."""
     files: list[Path] = []
     for name in sorted({where.partition(":")[0] for where in implementations if where}):

@@ -147,6 +147,10 @@ def test_an_invalid_example_is_rejected_and_counted(
     right = predict(mlp, noisy_images) == labels
     assert torch.equal(correct(evaluation), right)
     assert evaluation.rejected_examples == int(right.sum())
+    assert evaluation.warnings == (
+        f"{int(right.sum())} of its images were outside the ball or outside [0,1], or not finite; they count as not "
+        f"broken ({int(right.sum())} images were attacked)",
+    ), "otherwise the network looks robust"
     assert not evaluation.columns["distance"].any() and evaluation.columns["margin"].isfinite().all()
     assert all(tensor.isfinite().all() for tensor in evaluation.examples.values())
 

@@ -200,6 +200,16 @@ def test_a_radius_of_training_that_was_forgotten_is_refused() -> None:
     assert (inner.eps, inner.step_size) == (0.5, 0.125)
 
 
+@pytest.mark.parametrize(
+    "params", [{"training": {"inner": {"step_size": 2}}}, {"attacks": {"pgd-20": {"step_size": 2}}}]
+)
+def test_a_step_of_2_is_not_2_of_255(params: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=r"step_size: 2 is as large as all of \[0,1\]: write 2/255 rather than 2"):
+        load(params)
+    wide = {**params, "select": ["at"], "threat": {"norm": "l2", "eps": 3}}
+    assert load(merge(wide, {"training": {"inner": {"eps": 3}}})).threat.eps == 3
+
+
 def test_a_radius_of_zero_is_not_the_threats() -> None:
     with pytest.raises(ConfigError, match="greater than 0"):
         load({"training": {"inner": {"eps": 0}}})

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from dynat.config import ConfigError, Experiment, TrainingSpec, load, of_file, registry
+from dynat.config import ConfigError, Experiment, TrainingSpec, load, of_file, plugin_modules
 from dynat.config.base import _number
 from dynat.config.names import as_run_name, attack_from_name, refuse_false_name
 from dynat.config.yaml_input import command_line_values, read_yaml
@@ -255,7 +255,7 @@ def test_a_strangers_results_do_not_run_their_plugins(evil: Path, dynat: Dynat) 
 
 
 def test_plugins_run_where_they_are_allowed(evil: Path) -> None:
-    with registry.plugins_allowed():
+    with plugin_modules.plugins_allowed():
         assert of_file(evil / "experiment.json").plugins == ("evil_plugin",)
     assert (evil / "pwned").exists()
     sys.modules.pop("evil_plugin")

@@ -462,3 +462,14 @@ def test_digits(tmp_path: Path) -> None:
     again = prepare(config, tmp_path / "two")
     for name in ("info.json", "images.safetensors"):
         assert (folder / name).read_bytes() == (again / name).read_bytes()
+
+
+def test_images_of_another_source_are_not_overwritten(tmp_path: Path) -> None:
+    digits = DatasetConfig.model_validate({"name": "digits", "source": "digits"})
+    prepare(digits, tmp_path)
+    before = (tmp_path / "digits" / "info.json").read_bytes()
+    mine = DatasetConfig.model_validate({"name": "digits", "source": "folder", "path": "images", "size": 8})
+    with pytest.raises(UserError, match=r"digits: holds the images of the source 'digits'; give this data set another"):
+        prepare(mine, tmp_path)
+    assert (tmp_path / "digits" / "info.json").read_bytes() == before
+    prepare(digits, tmp_path)

@@ -336,6 +336,15 @@ def test_a_flipped_bit_in_the_weights_is_refused(position: float, trained: Paths
         load_target(trained.seed_files("tests", "some-run", 0))
 
 
+def test_a_seed_without_a_training_is_named_before_the_first_attack(trained: Paths) -> None:
+    shutil.rmtree(trained.seed_files("tests", "some-run", SEEDS[-1]).folder)
+    said: list[str] = []
+    message = rf"some-run: seed {SEEDS[-1]} is not trained: dynat train some-run --seed .*--set 'seeds=\[{SEEDS[0]}"
+    with pytest.raises(UserError, match=message):
+        run_evaluation(evaluation_spec("clean"), paths=trained, say=said.append)
+    assert not said
+
+
 @pytest.mark.parametrize("which", ["best", "last"])
 def test_clean_outcomes_are_the_predictions_of_the_chosen_weights(which: str, done: Paths, tmp_path: Path) -> None:
     paths = Paths(done.data, done.results, tmp_path)

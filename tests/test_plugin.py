@@ -172,8 +172,8 @@ def test_the_files_of_a_plugin_are_sources_of_what_uses_it(tmp_path: Path) -> No
     script = """
 from pathlib import Path
 from dynat import provenance
-from dynat.config import registry
-registry.import_plugins(["shift"])
+from dynat.config import plugin_modules
+plugin_modules.import_plugins(["shift"])
 for sources in (provenance.evaluation_sources(), provenance.sanity_sources(), provenance.corruption_sources()):
     print(*sorted(file.name for file in sources if provenance.PACKAGE not in file.parents))
 print(*(file.name for file in provenance.training_sources("at") if provenance.PACKAGE not in file.parents))
@@ -181,3 +181,74 @@ print(*(file.name for file in provenance.training_sources("at") if provenance.PA
     done = run(tmp_path, "-c", script)
     named = "__init__.py other.py shift.py shift_steps.py size.py"
     assert done.stdout.splitlines() == [named, named, named, ""], done.stderr
+
+
+def test_jobs_that_use_no_plugin_do_not_know_of_it(tmp_path: Path) -> None:
+    """Otherwise a new attack would train every run again."""
+    (tmp_path / "shift.py").write_text(ATTACK)
+    (tmp_path / "shift_steps.py").write_text("def amount():\n    return 1\n")
+    script = """
+from dynat.config import load
+plan = load({"plugins": ["shift"], "select": ["at"], "attacks": {"shift": {}}})
+before = load({"select": ["at"]})
+assert plan.training("at") == before.training("at")
+assert plan.evaluation("at", "pgd-20") == before.evaluation("at", "pgd-20")
+assert (plan.sanity_checks("at"), plan.transfer()) == (before.sanity_checks("at"), before.transfer())
+print(*plan.evaluation("at", "shift").plugins, *plan.plugins)
+"""
+    done = run(tmp_path, "-c", script)
+    assert done.stdout == "shift shift\n", done.stderr
+
+
+NETWORK = """
+from dynat.config import registry
+
+registry.NETWORKS["tiny"] = "tiny_net:build"
+"""
+PARTS = """
+from torch import nn
+
+
+def build(classes, channels):
+    return nn.Sequential(nn.Flatten(), nn.Linear(64 * channels, classes))
+"""
+
+
+def test_a_plugin_network_is_evaluated_and_exported_with_its_code(tmp_path: Path) -> None:
+    (tmp_path / "tiny_plugin.py").write_text(NETWORK)
+    (tmp_path / "tiny_net.py").write_text(PARTS)
+    script = """
+import sys
+import torch
+from pathlib import Path
+from dynat.cli import main
+from dynat.config import DatasetConfig
+from dynat.data import prepare
+from tiny_net import build
+prepare(DatasetConfig(name="digits", source="digits", validation=0.1), Path("data"))
+torch.save(build(10, 1).state_dict(), "theirs.pt")
+sys.argv = ["dynat", "evaluate", "theirs.pt", "--arch", "tiny", "--plugin", "tiny_plugin", "--dataset", "digits",
+            "--attacks", "pgd-2", "--eps", "0.1", "--images", "20", "--out", "out"]
+main()
+"""
+    path = os.pathsep.join([str(tmp_path), str(ROOT)])
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=tmp_path, env={**os.environ, "PYTHONPATH": path}, capture_output=True,
+        text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0 and "| PGD-2 " in done.stdout, done.stdout + done.stderr
+    exporting = """
+from pathlib import Path
+from dynat.config import of_content, plugin_modules
+from dynat.jobs.export import _loading
+from dynat.results.metrics import read_metrics
+from dynat.results.paths import RunFiles
+plugin_modules.import_plugins(["tiny_plugin"])
+loading = _loading(read_metrics(RunFiles(Path("out"))), "model.safetensors")
+print(*loading.sources, loading.network.module)
+"""
+    exported = subprocess.run(
+        [sys.executable, "-c", exporting], cwd=tmp_path, env={**os.environ, "PYTHONPATH": path}, capture_output=True,
+        text=True, check=False,
+    )  # fmt: skip
+    assert exported.stdout == "tiny_net.py tiny_net\n", exported.stderr

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import copy
 import os
 import pickle
@@ -12,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -554,3 +556,11 @@ def test_an_archive_that_is_larger_unpacked_is_refused(trick: str, wide: torch.n
             theirs.filelist += 3 * [copy.copy(max(theirs.filelist, key=lambda entry: entry.file_size))]
     with pytest.raises(UserError, match=r"theirs.pt: unpacks to [\d,]+ bytes from [\d,]+, which torch.save does not"):
         load_third_party(wide, tmp_path / "theirs.pt")
+
+
+def test_what_training_scripts_save_beside_the_weights_is_no_obstacle(wide: torch.nn.Module, tmp_path: Path) -> None:
+    weights, options = other_weights(), argparse.Namespace(lr=0.1, name="run")
+    content = {"net": weights, "args": options, "best_acc": np.float32(0.5), "epoch": np.int64(3)}
+    torch.save(content, tmp_path / "theirs.pt")
+    load_third_party(wide, tmp_path / "theirs.pt")
+    assert torch.equal(wide.state_dict()["fc.weight"], weights["fc.weight"])

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import io
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from dynat.runtime.files import read_with_checksum, write_with_checksum
+
+REJECTED_ALLOWED = 0.01
+"""The share of attacked images that an attack may move outside the ball without a warning: rounding does."""
 
 
 @dataclass
@@ -62,4 +65,15 @@ class Evaluation:
             reattacked=sum(batch.reattacked for batch in batches),
             queried_model=", ".join(sorted({batch.queried_model for batch in batches})),
             warnings=tuple(sorted({warning for batch in batches for warning in batch.warnings})),
+        ).with_rejections()
+
+    def with_rejections(self) -> Evaluation:
+        """With a warning if many images of the attack are invalid: its author would take them for failed attacks."""
+        attacked = int((self.columns["clean_prediction"] == self.columns["label"]).sum())
+        if self.rejected_examples <= REJECTED_ALLOWED * attacked:
+            return self
+        text = (
+            f"{self.rejected_examples:,} of its images were outside the ball or outside [0,1], or not finite; they "
+            f"count as not broken ({attacked:,} images were attacked)"
         )
+        return replace(self, warnings=(*self.warnings, text))

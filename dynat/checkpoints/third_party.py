@@ -11,6 +11,8 @@ A file does not contain everything: networks that differ only in strides have th
 
 from __future__ import annotations
 
+import argparse
+import codecs
 import pickle
 import zipfile
 from collections.abc import Mapping
@@ -18,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import numpy as np
 import torch
 from pydantic import ValidationError
 from safetensors.torch import load_file
@@ -31,6 +34,12 @@ from dynat.runtime.files import check_readable
 
 WRAPPERS = ("state_dict", "model_state_dict", "model", "net")
 MOST_WRAPPERS = 8
+_SCALAR: Any = np.float64(0).__reduce__()[0]
+HARMLESS: list[Any] = [
+    argparse.Namespace, np.dtype, codecs.encode, (_SCALAR, "numpy.core.multiarray.scalar"),
+    (_SCALAR, "numpy._core.multiarray.scalar"), *(type(np.dtype(kind)) for kind in "?bhilBHILefd"),
+]  # fmt: skip
+"""What training scripts save beside weights, and what runs no code when it is read: options and single numbers."""
 """How many of them may be inside each other."""
 UNUSED = ("sub_block1.", "AuxLogits.", "aux1.", "aux2.")
 """Prefixes of weights that no forward pass reads in evaluation in the code they come from."""
@@ -111,7 +120,8 @@ def _read(path: Path) -> Any:
             if start.startswith((b"PK\x03\x04", b"\x80")):  # an archive or a pickle: what torch.save has ever written
                 file.seek(0)
                 _check_archive(file, path)
-                return torch.load(file, map_location="cpu", weights_only=True)
+                with torch.serialization.safe_globals(HARMLESS):
+                    return torch.load(file, map_location="cpu", weights_only=True)
         reason = f"it begins with {start.decode(errors='replace')!r}" if start else "it is empty"
         raise UserError(f"{path}: not a checkpoint: {reason}")
     except UserError:

@@ -24,7 +24,7 @@ app = typer.Typer(
     "compare them.\n\n"
     "The whole pipeline is one call: snakemake --cores all all. The commands below are its steps. They read "
     "params.yaml and the preset that it names, for example:\n\n"
-    "dynat check; dynat data; dynat train dynat --seed 0; dynat attack dynat pgd-20\n\n"
+    "dynat check; dynat data; dynat train dynat --seed 0; dynat attack dynat pgd-20 --set 'seeds=[0]'\n\n"
     "To evaluate a checkpoint that was trained elsewhere: dynat evaluate FILE --arch NAME --dataset NAME-OR-PATH "
     "--attacks LIST --eps NUMBER",
     no_args_is_help=True,

@@ -21,6 +21,7 @@ from dynat.cli.app import (
     quick_imports,
     say,
 )
+from dynat.config import plugin_modules
 from dynat.config.base import MAX_THREADS, Real, problems, shortened
 from dynat.config.names import as_run_name, file_name
 from dynat.config.shards import Shard
@@ -77,6 +78,10 @@ Corruptions = Annotated[
     ),
 ]
 Threads = Annotated[int | None, typer.Option(min=1, max=MAX_THREADS, help="CPU threads. By default one per core.")]
+Plugins = Annotated[
+    list[str] | None,
+    typer.Option("--plugin", metavar="MODULE", help="Import a Python module that adds a network or an attack."),
+]
 Out = Annotated[Path | None, typer.Option(metavar="FOLDER", help="Folder to write. By default evaluations/<file>.")]
 
 
@@ -100,6 +105,7 @@ def evaluate(
     corruptions: Corruptions = None,
     adversarial: AdversarialFormat = None,
     shard: ShardName = None,
+    plugin: Plugins = None,
     out: Out = None,
     device: Device = "auto",
     threads: Threads = None,
@@ -118,6 +124,7 @@ def evaluate(
     name = as_run_name(file.stem)
     if expect is not None and not 0 <= expect <= 100:
         raise UserError(f"--expect {expect:g}: an accuracy in percent, from 0 to 100")
+    plugin_modules.import_plugins(plugin or ())
     settings = {"images": images, "batch": batch, "surrogate": surrogate}
     request = CheckpointRequest(
         file=file,
@@ -131,6 +138,7 @@ def evaluate(
         expected_accuracy=expect,
         sanity_checks=sanity,
         corruptions=None if corruptions is None else _mapping(corruptions, "--corruptions"),
+        plugins=tuple(plugin or ()),
         adversarial_images=adversarial,
     )
     paths = SingleRunPaths(data, out or evaluation_folder(name), state)

@@ -37,6 +37,7 @@ from dynat.config import (
     SanitySpec,
     TrainingSpec,
     TransferSpec,
+    plugin_modules,
     registry,
 )
 from dynat.config.attacks import ImageFormat
@@ -231,5 +232,5 @@ def _content(spec: str, where: str) -> dict[str, Any]:
     plugins = content.get("plugins", [])
     if not isinstance(plugins, list) or not all(isinstance(name, str) for name in plugins):
         raise ConfigError(f"{where}: plugins: expected a list of names")
-    registry.import_plugins(plugins)
+    plugin_modules.import_plugins(plugins)
     return content

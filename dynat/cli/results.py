@@ -23,7 +23,7 @@ from dynat.cli.app import (
     say,
 )
 from dynat.cli.job import JobSettings
-from dynat.config import ConfigError, registry
+from dynat.config import ConfigError, plugin_modules
 from dynat.config.base import shortened
 from dynat.config.presets import PARAMS
 from dynat.results.paths import Paths, RunFiles, export_folder
@@ -44,7 +44,7 @@ def metrics(
     with quick_imports():
         from dynat.results.metrics import read_metrics, write_metrics
 
-    with registry.plugins_allowed(allow_plugins):
+    with plugin_modules.plugins_allowed(allow_plugins):
         print(write_metrics(folder, attack))
         for line in _metrics_lines(read_metrics(RunFiles(folder))):
             print(line)
@@ -111,7 +111,7 @@ def export(
             f"--license {shortened(license_id)}: write it as the hub does: mit, apache-2.0, cc-by-4.0, ..."
         )
 
-    with registry.plugins_allowed(allow_plugins):
+    with plugin_modules.plugins_allowed(allow_plugins):
         source = evaluated_checkpoint(Path(run or ""))
         if source is None:
             experiment = read_experiment(params, set_)
@@ -129,7 +129,7 @@ def diff(
     """Compare the metrics of two results folders, bit for bit. The exit code is 1 if they differ."""
     from dynat.jobs.diff import differences, runs_in
 
-    with registry.plugins_allowed(allow_plugins):
+    with plugin_modules.plugins_allowed(allow_plugins):
         lines = differences(one, other)
     for line in lines:
         print(line)

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field, model_validator
 
-from dynat.config import registry
+from dynat.config import plugin_modules, registry
 from dynat.config.attacks import AttackConfig, SanityConfig
 from dynat.config.base import ConfigError, Seeds, Shards, Threads, WrittenIfSet, nearest, shortened
 from dynat.config.checkpoint import Checkpoint
@@ -100,7 +100,7 @@ class Experiment(WithPlugins):
         run = run.model_copy(update={"tensorboard": False})  # it is passed beside: it is no part of the training
         images = self.dataset.extra
         return TrainingSpec(
-            plugins=self.plugins,
+            plugins=plugin_modules.plugins_of(self.plugins, run.method, run.target, run.guide),
             preset=self.preset,
             name=name,
             data=self.dataset.name,
@@ -118,7 +118,7 @@ class Experiment(WithPlugins):
         """What the import of a third-party checkpoint reads."""
         checkpoint = self.checkpoints[registry.known("checkpoint", name, self.checkpoints)]
         return ImportSpec(
-            plugins=self.plugins,
+            plugins=plugin_modules.plugins_of(self.plugins, checkpoint.arch),
             preset=self.preset,
             name=name,
             data=self.dataset.name,
@@ -128,13 +128,14 @@ class Experiment(WithPlugins):
 
     def evaluation(self, name: str, attack: str) -> EvaluationSpec:
         """What the evaluation of a row under an attack reads."""
+        kind = self.attacks[registry.known("attack", attack, self.attacks)].kind
         return EvaluationSpec(
-            plugins=self.plugins,
+            plugins=self._plugins(name, kind, *registry.attack_parts(kind)),
             preset=self.preset,
             name=registry.known("run", name, self.rows),
             data=self.dataset.name,
             seeds=self.seeds[name],
-            attack_name=registry.known("attack", attack, self.attacks),
+            attack_name=attack,
             attack=self.attacks[attack].model_copy(update={"adversarial_images": None}),  # a job of its own writes them
         )
 
@@ -146,7 +147,7 @@ class Experiment(WithPlugins):
     def sanity_checks(self, name: str) -> SanitySpec:
         """What the sanity checks of a row read."""
         return SanitySpec(
-            plugins=self.plugins,
+            plugins=self._plugins(name),
             preset=self.preset,
             name=registry.known("run", name, self.rows),
             data=self.dataset.name,
@@ -159,7 +160,7 @@ class Experiment(WithPlugins):
         if self.corruptions is None:
             raise ConfigError("corruptions: this experiment has none; switch them on with corruptions: {}")
         return CorruptionsSpec(
-            plugins=self.plugins,
+            plugins=self._plugins(name),
             preset=self.preset,
             name=registry.known("run", name, self.rows),
             data=self.dataset.name,
@@ -170,9 +171,15 @@ class Experiment(WithPlugins):
     def transfer(self) -> TransferSpec:
         """What the transfer matrix reads."""
         return TransferSpec(
-            plugins=self.plugins,
+            plugins=tuple(dict.fromkeys(module for name in self.rows for module in self._plugins(name))),
             preset=self.preset,
             data=self.dataset.name,
             runs={name: self.seeds[name][0] for name in self.rows},
             attack=self.sanity.attacks(self.threat)["steps-20"],
         )
+
+    def _plugins(self, name: str, *attacks: str) -> tuple[str, ...]:
+        """The plug-ins that read or make the weights of a row, or attack it."""
+        row = self.rows[registry.known("run", name, self.rows)]
+        used = (row.method, row.target, row.guide) if isinstance(row, Run) else (row.arch,)
+        return plugin_modules.plugins_of(self.plugins, *used, *attacks)

@@ -13,7 +13,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from dynat.config import registry
+from dynat.config import plugin_modules
 from dynat.config.attacks import AttackConfig
 from dynat.config.base import ConfigError, nearest
 from dynat.config.experiment import Experiment
@@ -105,7 +105,7 @@ def of_file(file: Path) -> Experiment:
         raise ConfigError(f"{file}: not valid JSON ({error}); delete {file.parent} and evaluate again") from None
     if not isinstance(content, dict):
         raise ConfigError(f"{file}: expected a JSON object, found {type(content).__name__}")
-    registry.require_plugins(content.get("plugins"), str(file))
+    plugin_modules.require_plugins(content.get("plugins"), str(file))
     return checked(Experiment, content, f"{file}: ")
 
 

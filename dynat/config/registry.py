@@ -9,16 +9,12 @@ from __future__ import annotations
 import difflib
 import importlib
 import re
-import sys
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from dynat.config import method_options as options
 from dynat.config.base import ConfigError, StrictModel, nearest, shortened
-from dynat.runtime.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -256,45 +252,3 @@ def locate(where: str) -> Any:
     """Import what a table entry (`module:object`) points to."""
     module, _, attribute = where.partition(":")
     return getattr(importlib.import_module(module), attribute)
-
-
-_PLUGINS_ALLOWED: ContextVar[bool] = ContextVar("plugins_allowed", default=False)
-
-
-@contextmanager
-def plugins_allowed(allowed: bool = True) -> Iterator[None]:
-    """Whether plug-ins that a file of results names may be imported."""
-    token = _PLUGINS_ALLOWED.set(allowed)
-    try:
-        yield
-    finally:
-        _PLUGINS_ALLOWED.reset(token)
-
-
-def import_plugins(modules: Iterable[str]) -> None:
-    """Run the modules that the user's own config names; each adds its entries to the tables above."""
-    for module in modules:
-        if not re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)*", module):
-            raise ConfigError(f"plugins: '{shortened(module)}' is not the name of a Python module, such as my_method")
-        try:
-            importlib.import_module(module)
-        except ModuleNotFoundError as error:
-            raise ConfigError(
-                f"plugins: module '{module}' cannot be imported ({error}); "
-                "is its folder on PYTHONPATH or its package installed?"
-            ) from None
-
-
-def require_plugins(modules: object, where: str) -> None:
-    """The plug-ins that a file of results names. They are code, so a file alone does not make them run.
-
-    Nothing is imported unless the config named them already, or the caller allowed it.
-    """
-    named = modules if isinstance(modules, list | tuple) else []
-    missing = [name for name in named if isinstance(name, str) and name not in sys.modules]
-    if missing and not _PLUGINS_ALLOWED.get():
-        raise UserError(
-            f"{where}: names plugins ({shortened(', '.join(missing))}), which are Python code and were not run. If you "
-            "trust them, name them in plugins: of params.yaml, or give --allow-plugins to dynat export, metrics or diff"
-        )
-    import_plugins(missing)

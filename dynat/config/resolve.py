@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from dynat.config import registry
+from dynat.config import plugin_modules, registry
 from dynat.config.attacks import AttackConfig, SanityConfig
 from dynat.config.base import ConfigError, nearest, problems, shortened
 from dynat.config.checkpoint import Checkpoint
@@ -34,7 +34,7 @@ Model = TypeVar("Model", bound=BaseModel)
 def resolve(name: str, preset: PresetInput, given: PresetInput) -> Experiment:
     """The experiment that `given` (params.yaml and the command line) makes of a preset."""
     merged = preset.with_layer(given)
-    registry.import_plugins(merged.plugins or ())
+    plugin_modules.import_plugins(merged.plugins or ())
     threat = checked(ThreatModel, merged.threat or {}, "threat.")
     dataset = checked(DatasetConfig, merged.dataset or {}, "dataset.")
     attacks = {key: resolve_attack(key, row, threat) for key, row in _attack_rows(preset, given).items()}
@@ -154,6 +154,11 @@ def _extra(given: Any, images: ExtraImagesConfig | None, where: str) -> ExtraUse
     return use if use.ratio else None
 
 
+def _refuse_step(step_size: float, norm: str, where: str) -> None:
+    if norm == "linf" and step_size >= 1:
+        raise ConfigError(f"{where}.step_size: {step_size:g} is as large as all of [0,1]: write 2/255 rather than 2")
+
+
 def _with_radius(run: Run, threat: ThreatModel, where: str) -> Run:
     """The run with the radius and step size of its inner attack, which by default follow the threat model."""
     eps = threat.eps if run.inner.eps is None else run.inner.eps
@@ -166,6 +171,7 @@ def _with_radius(run: Run, threat: ThreatModel, where: str) -> Run:
             f"and {where}.inner if the run has an eps of its own"
         )
     step_size = eps / 4 if run.inner.step_size is None else run.inner.step_size
+    _refuse_step(step_size, threat.norm, f"{where}.inner")
     inner = run.inner.model_copy(update={"eps": eps, "step_size": step_size})
     return run.model_copy(update={"inner": inner})
 
@@ -234,6 +240,7 @@ def resolve_attack(name: str, row: Any, threat: ThreatModel) -> AttackConfig:
     eps = threat.eps if attack.eps is None else attack.eps
     if norm == "linf" and eps >= 1:
         raise ConfigError(f"{where}.eps: {eps:g} is outside (0,1): write 8/255 rather than 8")
+    _refuse_step(attack.step_size or 0.0, norm, where)
     defaults: dict[str, Any] = {
         "steps": info.steps,
         "step_size": 0.01 if attack.kind == "cw-l2" else eps if attack.kind == "fgsm" else eps / 4,

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from pydantic import model_validator
 
-from dynat.config import registry
+from dynat.config import plugin_modules
 from dynat.config.attacks import AttackConfig
 from dynat.config.base import Seed, Seeds, StrictModel, WrittenIfSet
 from dynat.config.checkpoint import Checkpoint
@@ -26,7 +26,7 @@ class WithPlugins(StrictModel):
     @classmethod
     def _know_plugins(cls, value: Any) -> Any:
         if isinstance(value, dict):
-            registry.require_plugins(value.get("plugins"), "plugins")
+            plugin_modules.require_plugins(value.get("plugins"), "plugins")
         return value
 
 

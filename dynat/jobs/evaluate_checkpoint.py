@@ -65,6 +65,8 @@ class CheckpointRequest:
     """Whether to run the sanity checks too."""
     corruptions: Mapping[str, Any] | None = None
     """Settings of the evaluation on corrupted images, as in a preset; None for none."""
+    plugins: tuple[str, ...] = ()
+    """Modules that add networks or attacks; imported already."""
     adversarial_images: str | None = None
     """The format in which the adversarial images of every attack are written."""
 
@@ -130,6 +132,7 @@ def _experiment(request: CheckpointRequest, name: str, dataset: DatasetConfig) -
     images = SanityConfig().images
     corruptions = request.corruptions
     content = {
+        "plugins": list(request.plugins),
         "dataset": dataset.model_dump(exclude_none=True),
         "threat": request.threat,
         "checkpoints": {name: {"file": str(request.file), "arch": request.arch, **request.normalization}},

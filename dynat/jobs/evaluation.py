@@ -53,6 +53,7 @@ def run_evaluation(
     evaluator = Evaluator.of(spec.preset, spec.data, paths, device)
     run = paths.run_files(spec.preset, spec.name)
     check_writable(run.outcome(spec.attack_name).parent)
+    _require_trained(spec, paths)
     evaluations: dict[int, Evaluation] = {}
     digests: dict[int, str] = {}
     networks: dict[int, str] = {}
@@ -105,6 +106,17 @@ def run_shard(
                 seconds += found.seconds
     number = sum(map(len, chosen.values()))
     say(f"{title}: {number} of {len(sizes) * len(spec.seeds)} batches, {duration(seconds)}")
+
+
+def _require_trained(spec: EvaluationSpec, paths: Paths) -> None:
+    """`UserError` before the first attack if a seed has no network yet."""
+    absent = [seed for seed in spec.seeds if not paths.seed_files(spec.preset, spec.name, seed).config.exists()]
+    trained = [seed for seed in spec.seeds if seed not in absent]
+    if absent and trained:
+        raise UserError(
+            f"{spec.name}: seed {absent[0]} is not trained: dynat train {spec.name} --seed {absent[0]}; to attack the "
+            f"others only, add --set 'seeds={list(trained)}'"
+        )
 
 
 class EvaluationKey(StrictModel):

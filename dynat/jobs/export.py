@@ -85,6 +85,12 @@ def export_run(
         for k, content in networks.items()
     }
     loading = _loading(metrics, names[seed])
+    for source, source_code in loading.sources.items():
+        if re.search(r"^\s*(from|import) dynat\b", source_code, re.MULTILINE):
+            say(
+                f"warning: {source} of the plug-in imports dynat, so the folder cannot be used without it; keep the "
+                "network in a module of its own, which the plug-in imports"
+            )
     content: dict[str, bytes] = {names[k]: data for k, data in networks.items()}
     content |= {source: code.encode() for source, code in loading.sources.items()}
     content[files.row.name] = _latex_row(experiment, name, metrics).encode()
@@ -209,13 +215,14 @@ def _loading(metrics: RunMetrics, file: str) -> Loading:
     row, data, name = metrics.config, metrics.dataset, robustbench.network_of(metrics.config)
     where, arguments = registry.network_entry(name)
     module, _, factory = where.partition(":")
-    sources = _sources(module) if module.startswith(ARCHITECTURES) else {}
+    own = module.startswith(ARCHITECTURES)
+    sources = _sources(module) if own else _plugin_sources(where)
     given: dict[str, Any] = {**arguments, "classes": len(data.classes), "channels": data.channels}
     first = row if isinstance(row, Checkpoint) else _own_normalization(name, data)
     if "/" in name:
         given["size"] = tuple(pixels + 2 * first.padding for pixels in data.size)
     network = f"{factory}({', '.join(f'{key}={value!r}' for key, value in given.items())})"
-    code = NetworkCode(module="network" if sources else module, factory=factory, arguments=given)
+    code = NetworkCode(module="network" if own else module, factory=factory, arguments=given)
     imports = [f"from {code.module} import {factory}"]
     if first.mean or first.padding:
         sources["normalize.py"] = _source(NORMALIZE)
@@ -246,6 +253,12 @@ def _sources(module: str) -> dict[str, str]:
     others = re.findall(rf"^from {ARCHITECTURES}(\w+) import", code, re.MULTILINE)
     files = {f"{other}.py": _source(f"{ARCHITECTURES}{other}") for other in others}
     return {"network.py": re.sub(rf"^from {ARCHITECTURES}", "from ", code, flags=re.MULTILINE), **files}
+
+
+def _plugin_sources(where: str) -> dict[str, str]:
+    """The module of a plug-in network, and the modules beside it that it imports; a package is installed instead."""
+    files = [] if "." in where.partition(":")[0] else provenance.plugin_files(where)
+    return {file.name: file.read_text(encoding="utf-8") for file in files}
 
 
 def _source(module: str) -> str:

@@ -69,7 +69,7 @@ def run_metrics(run: RunFiles, attacks: Sequence[str] | None = None) -> RunMetri
     if sanity is not None:
         _check_networks(run, sanity[1].networks, "best", trainings, f"dynat sanity {first.name}")
     return RunMetrics(
-        plugins=first.plugins,
+        plugins=tuple(dict.fromkeys([*first.plugins, *(name for o in outcomes for name in o.record.plugins)])),
         preset=first.preset,
         run=first.name,
         seeds=tuple(seeds),

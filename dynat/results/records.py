@@ -15,7 +15,7 @@ from typing import TypeVar
 
 from pydantic import Field, ValidationError
 
-from dynat.config import AttackConfig, Checkpoint, Run, ThreatModel, registry
+from dynat.config import AttackConfig, Checkpoint, Run, ThreatModel, plugin_modules
 from dynat.config.names import AttackName, RunName
 from dynat.results.csv_files import TableContent
 from dynat.results.dataset_info import DatasetInfo as DatasetInfo
@@ -288,7 +288,7 @@ def read_record(file: Path, kind: type[AnyRecord]) -> AnyRecord:
             f"{file}: written by another version of dynat (format {version or 'unknown'}, this one reads format "
             f"{FORMAT_VERSION}); delete the folder {file.parent} and run again: snakemake --cores all {file}"
         )
-    registry.require_plugins(content.get("plugins"), str(file))
+    plugin_modules.require_plugins(content.get("plugins"), str(file))
     try:
         record = kind.model_validate(content)
     except ValidationError as error:
