@@ -19,6 +19,7 @@ from dynat.config import DatasetConfig
 from dynat.data import DataError, evaluation_folder, load, prepare
 from dynat.data.folder import natural
 from dynat.jobs import preflight
+from tests.helpers import Dynat
 
 
 def paint(file: Path, color: tuple[int, int, int], size: tuple[int, int] = (6, 6)) -> None:
@@ -268,3 +269,15 @@ def test_an_image_of_the_same_size_in_bytes_is_another_image(
     known.rename(tmp_path / "gone")
     known.touch()
     assert provenance.listing(own(tree), known) == changed, "where nothing can be written"
+
+
+def test_a_training_refuses_images_of_another_size(tree: Path, tmp_path: Path, dynat: Dynat) -> None:
+    prepare(own(tree, size=6), tmp_path / "data")
+    settings = [f"dataset={{name: own, source: folder, path: '{tree}', size: 12, validation: 0.2}}", "select=[at]"]
+    words = [word for setting in settings for word in ("--set", setting)]
+    code, output = dynat(
+        "train", "at", *words, "--data", str(tmp_path / "data"), "--results", str(tmp_path / "results")
+    )
+    assert code == 2
+    assert "own: was prepared with size 6, and the configuration says 12; prepare it again: dynat data" in output
+    assert not (tmp_path / "results").exists()

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from dynat import prepared
 from dynat.cli import job
 from dynat.cli.app import (
     COMPUTE,
@@ -27,11 +28,12 @@ from dynat.cli.app import (
     read_experiment,
 )
 from dynat.cli.job import JobSettings
-from dynat.config import ConfigError, registry
+from dynat.config import ConfigError, DatasetConfig, registry
 from dynat.config.base import MAX_SEED
 from dynat.config.presets import PARAMS
 from dynat.config.shards import Shard
 from dynat.results.paths import Paths
+from dynat.runtime.errors import UserError
 
 RunName = Annotated[str | None, typer.Argument(metavar="RUN", help="Required: a run of the preset, such as dynat.")]
 RowName = Annotated[
@@ -63,6 +65,7 @@ def train(
         raise ConfigError(f"{run} is a checkpoint and not trained here: dynat import {run}")
     name = named(run, experiment.runs, "run")
     paths, tensorboard = Paths(data, results, state), experiment.runs[name].tensorboard
+    _refuse_other_images(experiment.dataset, paths)
     settings = JobSettings(paths, seed, device, threads or experiment.threads, tensorboard)
     job.run_training(experiment.training(name), settings)
 
@@ -158,6 +161,24 @@ def transfer(
     """Evaluate every run on the adversarial images that were made against every other run."""
     experiment = read_experiment(params, set_)
     job.run_transfer(experiment.transfer(), _settings(Paths(data, results), device, threads or experiment.threads))
+
+
+def _refuse_other_images(dataset: DatasetConfig, paths: Paths) -> None:
+    """Refuse images that were prepared with other settings. (Snakemake prepares them again.)"""
+    folder = paths.dataset(dataset.name)
+    if not (folder / prepared.INFO).exists():
+        return
+    info = prepared.read_info(folder)
+    for key, made, given in (
+        ("source", info.source, info.source and dataset.source),
+        ("size", info.shape[1], dataset.size or info.shape[1]),
+        ("train_images", info.train_images, dataset.train_images),
+    ):
+        if made != given:
+            raise UserError(
+                f"{folder}: was prepared with {key} {made}, and the configuration says {given}; prepare it again: "
+                "dynat data"
+            )
 
 
 def _settings(paths: Paths, device: str, threads: int) -> JobSettings:
