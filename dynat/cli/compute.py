@@ -170,7 +170,6 @@ def _refuse_other_images(dataset: DatasetConfig, paths: Paths) -> None:
         return
     info = prepared.read_info(folder)
     for key, made, given in (
-        ("source", info.source, info.source and dataset.source),
         ("size", info.shape[1], dataset.size or info.shape[1]),
         ("train_images", info.train_images, dataset.train_images),
     ):
