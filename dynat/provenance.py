@@ -54,43 +54,40 @@ _EVALUATION = (
 )
 
 
-def training_sources(method: str) -> list[Path]:
-    """The files on which a trained network of this method depends."""
+def training_sources(method: str, *networks: str | None) -> list[Path]:
+    """The files on which a training with this method and these networks depends."""
     shared = _files((*_TRAINING, *_METHOD_BASE))
-    own = _built_on(_module_file(registry.METHODS[method].where), known=shared, package="methods")
-    return list(
-        dict.fromkeys([*shared, *own, *plugin_files(registry.METHODS[method].where, *registry.NETWORKS.values())])
-    )
+    where = registry.METHODS[method].where
+    own = _built_on(_module_file(where), known=shared, package="methods")
+    return list(dict.fromkeys([*shared, *own, *_plugin_files(where), *network_plugins(*networks)]))
 
 
 def corruption_sources() -> list[Path]:
     """The files on which the accuracy on corrupted images depends."""
     data = ("data/corruptions.py", "data/corruption_archive.py")
-    return [*_files((*_EVALUATION, *data, "jobs/evaluation.py", "jobs/corruptions.py")), *_evaluation_plugins()]
+    return _files((*_EVALUATION, *data, "jobs/evaluation.py", "jobs/corruptions.py"))
 
 
 def import_sources() -> list[Path]:
     """The files on which the import of a third-party checkpoint depends."""
-    files = _files(("nn", "models", "checkpoints", "jobs/import_checkpoint.py"))
-    return [*files, *plugin_files(*registry.NETWORKS.values())]
+    return _files(("nn", "models", "checkpoints", "jobs/import_checkpoint.py"))
 
 
 def evaluation_sources() -> list[Path]:
     """The files on which the verdicts of an attack depend."""
-    return [*_files(_EVALUATION), *_evaluation_plugins()]
+    return _files(_EVALUATION)
 
 
 def sanity_sources() -> list[Path]:
     """The files on which the sanity checks and the transfer matrix depend."""
-    files = _files((*_EVALUATION, "jobs/evaluation.py", "jobs/sanity.py", "jobs/transfer.py"))
-    return [*files, *_evaluation_plugins()]
+    return _files((*_EVALUATION, "jobs/evaluation.py", "jobs/sanity.py", "jobs/transfer.py"))
 
 
 def data_sources(source: str) -> list[Path]:
     """The files on which a prepared data set depends."""
     shared = _files(("prepared.py", "data/images.py", "data/image_files.py"))
     own = _built_on(_module_file(registry.SOURCES[source]), known=shared, package="data")
-    return list(dict.fromkeys([*shared, *own, *plugin_files(registry.SOURCES[source])]))
+    return list(dict.fromkeys([*shared, *own, *_plugin_files(registry.SOURCES[source])]))
 
 
 def extra_sources() -> list[Path]:
@@ -169,6 +166,11 @@ def code_digest(files: Iterable[Path]) -> str:
     return total.hexdigest()[:16]
 
 
+def plugins_digest(files: list[Path]) -> str:
+    """The digest of plug-ins, to be added to another one; empty without any, so that the other stays what it was."""
+    return f" {code_digest(files)}" if files else ""
+
+
 def _files(parts: Iterable[str]) -> list[Path]:
     files: list[Path] = []
     for part in parts:
@@ -187,12 +189,17 @@ def _built_on(file: Path, known: list[Path], package: str) -> list[Path]:
     return files
 
 
-def _evaluation_plugins() -> list[Path]:
-    attacks = (attack.where for attack in registry.ATTACKS.values())
-    return plugin_files(*attacks, *registry.NETWORKS.values())
+def network_plugins(*networks: str | None) -> list[Path]:
+    """The files of those of these networks that are plug-ins."""
+    return _plugin_files(*(registry.network_entry(name)[0] for name in networks if name))
 
 
-def plugin_files(*implementations: str) -> list[Path]:
+def attack_plugins(kind: str) -> list[Path]:
+    """The files of an attack that is a plug-in, or of its parts that are."""
+    return _plugin_files(*(registry.ATTACKS[part].where for part in registry.attack_parts(kind)))
+
+
+def _plugin_files(*implementations: str) -> list[Path]:
     """The files of those that are not of this package (`module:object`), and what they import from beside them."""
     files: list[Path] = []
     for name in sorted({where.partition(":")[0] for where in implementations if where}):

@@ -173,14 +173,6 @@ NOT_SOURCES = ("dynat.config", "dynat.runtime", "dynat.data")
 """What the config resolves to is in every digest; `runtime` computes nothing; dynat.data itself only re-exports."""
 
 
-@pytest.fixture(autouse=True)
-def no_networks_of_other_tests(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Some tests register networks of their own when they are collected; as plug-ins, these would be sources too."""
-    for name, where in list(registry.NETWORKS.items()):
-        if not where.startswith("dynat."):
-            monkeypatch.delitem(registry.NETWORKS, name)
-
-
 def imports_outside(files: list[Path]) -> list[str]:
     """Imports that lead from these files to a file that is not among them."""
     covered = {module_of(file) for file in files}

@@ -172,15 +172,22 @@ def test_the_files_of_a_plugin_are_sources_of_what_uses_it(tmp_path: Path) -> No
     script = """
 from pathlib import Path
 from dynat import provenance
-from dynat.config import plugin_modules
+from dynat.config import plugin_modules, registry
 plugin_modules.import_plugins(["shift"])
-for sources in (provenance.evaluation_sources(), provenance.sanity_sources(), provenance.corruption_sources()):
+registry.NETWORKS["shifted"] = "shift:build"
+registry.ATTACKS["both"] = registry.AttackInfo(parts=("square", "shift"))
+registry.METHODS["shifting"] = registry.MethodInfo("shift:Method")
+for sources in (
+    provenance.attack_plugins("shift"), provenance.attack_plugins("both"),
+    provenance.network_plugins("resnet18", "shifted", None), provenance.training_sources("shifting"),
+    provenance.attack_plugins("pgd"), provenance.network_plugins("resnet18", None), provenance.training_sources("at"),
+    provenance.evaluation_sources(),
+):
     print(*sorted(file.name for file in sources if provenance.PACKAGE not in file.parents))
-print(*(file.name for file in provenance.training_sources("at") if provenance.PACKAGE not in file.parents))
 """
     done = run(tmp_path, "-c", script)
     named = "__init__.py other.py shift.py shift_steps.py size.py"
-    assert done.stdout.splitlines() == [named, named, named, ""], done.stderr
+    assert done.stdout.splitlines() == [*[named] * 4, *[""] * 4], done.stderr
 
 
 def test_jobs_that_use_no_plugin_do_not_know_of_it(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from dynat import attacks as evaluation
+from dynat import provenance
 from dynat.api.inputs import Images, Labels, classes, digests, image_digest, labeled, together
 from dynat.api.results import AttackResult, Result
 from dynat.attacks.randomized import suited_to
@@ -54,7 +55,8 @@ def evaluate(
     identity = digests(model, image_set)  # before a model that keeps something of its last images has seen any
     results, warnings = {}, []
     for name, config in configs.items():
-        folder = None if state is None else Path(state) / digest(config, *identity)
+        code = provenance.plugins_digest(provenance.attack_plugins(config.kind))
+        folder = None if state is None else Path(state) / digest(config, *identity, code)
         results[name] = _attacked(model, image_set, name, config, folder, progress)
         warnings += [f"{name}: {warning}" for warning in results[name].warnings]
         if name == "clean" and near_chance(results[name].interval[0], count):

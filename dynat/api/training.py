@@ -68,7 +68,7 @@ def train(
     chosen, kept = choose_device(device), None
     if state is not None:
         sums = [start.sha256 for start in init.values()]
-        code = provenance.code_digest(provenance.training_sources(run.method))
+        code = provenance.code_digest(provenance.training_sources(run.method, run.target, run.guide))
         packages = models.package_versions(run.target, run.guide)
         computed = (chosen.type, str(compute_dtype(run.precision, chosen)), torch.__version__, *packages.values())
         parts = (run, threat, dataset.digest, seed, code, *computed, *sums)

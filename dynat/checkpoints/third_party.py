@@ -34,13 +34,13 @@ from dynat.runtime.files import check_readable
 
 WRAPPERS = ("state_dict", "model_state_dict", "model", "net")
 MOST_WRAPPERS = 8
+"""How many of them may be inside each other."""
 _SCALAR: Any = np.float64(0).__reduce__()[0]
 HARMLESS: list[Any] = [
     argparse.Namespace, np.dtype, codecs.encode, (_SCALAR, "numpy.core.multiarray.scalar"),
     (_SCALAR, "numpy._core.multiarray.scalar"), *(type(np.dtype(kind)) for kind in "?bhilBHILefd"),
 ]  # fmt: skip
 """What training scripts save beside weights, and what runs no code when it is read: options and single numbers."""
-"""How many of them may be inside each other."""
 UNUSED = ("sub_block1.", "AuxLogits.", "aux1.", "aux2.")
 """Prefixes of weights that no forward pass reads in evaluation in the code they come from."""
 MOST_CHANNELS = 1000

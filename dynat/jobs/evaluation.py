@@ -158,8 +158,7 @@ class Evaluator:
 
     def identity(self, run: str, seed: int, weights: str = "best") -> dict[int, str]:
         """By seed, for records: which network that is."""
-        record = read_record(self.paths.seed_files(self.preset, run, seed).config, TrainingRecord)
-        network = network_of(record, weights)
+        network = network_of(read_record(self.paths.seed_files(self.preset, run, seed).config, TrainingRecord), weights)
         return {} if network is None else {seed: network}
 
     def evaluate(
@@ -179,7 +178,7 @@ class Evaluator:
             attack=attack,
             weights=weights,
             images=self.image_digest,
-            code=self.code,
+            code=self.code + provenance.plugins_digest(provenance.attack_plugins(attack.kind)),
             device=self.device.type,
             torch=package_version("torch"),
             pyautoattack=package_version("pyautoattack"),
@@ -246,6 +245,7 @@ def load_target(files: SeedFiles, weights: str = "best") -> tuple[nn.Module, str
     content = read_weights(files, record, weights)
     network = row.arch if isinstance(row, Checkpoint) else row.target
     code = " ".join([network, *models.package_versions(network).values()])
+    code += provenance.plugins_digest(provenance.network_plugins(network))
     if isinstance(row, Checkpoint) and row.padding:  # has no weights
         code += f" padding {row.padding}"
     return model, hashlib.sha256(code.encode() + b"\0" + content).hexdigest()

@@ -216,7 +216,7 @@ def _loading(metrics: RunMetrics, file: str) -> Loading:
     where, arguments = registry.network_entry(name)
     module, _, factory = where.partition(":")
     own = module.startswith(ARCHITECTURES)
-    sources = _sources(module) if own else _plugin_sources(where)
+    sources = _sources(module) if own else _plugin_sources(module, name)
     given: dict[str, Any] = {**arguments, "classes": len(data.classes), "channels": data.channels}
     first = row if isinstance(row, Checkpoint) else _own_normalization(name, data)
     if "/" in name:
@@ -255,9 +255,9 @@ def _sources(module: str) -> dict[str, str]:
     return {"network.py": re.sub(rf"^from {ARCHITECTURES}", "from ", code, flags=re.MULTILINE), **files}
 
 
-def _plugin_sources(where: str) -> dict[str, str]:
+def _plugin_sources(module: str, network: str) -> dict[str, str]:
     """The module of a plug-in network, and the modules beside it that it imports; a package is installed instead."""
-    files = [] if "." in where.partition(":")[0] else provenance.plugin_files(where)
+    files = [] if "." in module else provenance.network_plugins(network)
     return {file.name: file.read_text(encoding="utf-8") for file in files}
 
 

@@ -68,7 +68,7 @@ def _train(
 ) -> Path:
     images = data.load(paths.dataset(spec.data))
     extra = None if spec.extra is None else _extra_images(spec, paths)
-    code = provenance.code_digest(provenance.training_sources(spec.run.method))
+    code = provenance.code_digest(provenance.training_sources(spec.run.method, spec.run.target, spec.run.guide))
     dtype = str(compute_dtype(spec.run.precision, device))
     init = read_initial_weights(spec.run, spec.preset, seed, paths, images)
     more = [*([] if extra is None else [extra.info.sha256]), *(start.sha256 for start in init.values())]

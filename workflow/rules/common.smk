@@ -51,6 +51,18 @@ def relative(files):
     return [os.path.relpath(file) for file in files]
 
 
+def network_plugins(name):
+    """The files of plug-ins that define the networks of a row. What attacks its weights depends on them by these."""
+    row = EXPERIMENT.rows[name]
+    names = [row.arch] if name in EXPERIMENT.checkpoints else [row.target, row.guide]
+    return relative(provenance.network_plugins(*names))
+
+
+def attack_plugins(name):
+    """The files of plug-ins that define an attack."""
+    return relative(provenance.attack_plugins(EXPERIMENT.attacks[name].kind))
+
+
 def weights(name):
     """The networks of a row, over all its seeds, with their records."""
     seeds = [FILES.run(name).seed(seed) for seed in EXPERIMENT.seeds[name]]

@@ -12,6 +12,7 @@ rule attack:
             provenance.evaluation_sources()
             + [provenance.PACKAGE / "jobs/evaluation.py"]
         ),
+        plugins=lambda wildcards: attack_plugins(wildcards.attack),
         shards=lambda wildcards: shards(wildcards),
     output:
         RUN.outcome("{attack}"),
@@ -50,6 +51,7 @@ rule adversarial_images:
         rules.data.output,
         lambda wildcards: weights(wildcards.run),
         outcome=[RUN.outcome("{attack}"), RUN.outcome_record("{attack}")],
+        plugins=lambda wildcards: attack_plugins(wildcards.attack),
         src=relative(
             provenance.evaluation_sources()
             + [

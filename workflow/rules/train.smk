@@ -21,6 +21,7 @@ rule training:
             PRESET, EXPERIMENT.runs[wildcards.run], wildcards.seed
         ),
         src=lambda wildcards: SOURCES[EXPERIMENT.runs[wildcards.run].method],
+        plugins=lambda wildcards: network_plugins(wildcards.run),
     output:
         SEED.target(),
         SEED.target("last"),
@@ -59,6 +60,7 @@ rule import_checkpoint:
         rules.data.output,
         checkpoint=lambda wildcards: EXPERIMENT.checkpoints[wildcards.run].file,
         src=relative(provenance.import_sources()),
+        plugins=lambda wildcards: network_plugins(wildcards.run),
     output:
         rules.training.output,
     log:
