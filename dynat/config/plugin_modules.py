@@ -27,7 +27,7 @@ def plugins_allowed(allowed: bool = True) -> Iterator[None]:
 
 
 def import_plugins(modules: Iterable[str]) -> None:
-    """Run the modules that the user's own config names; each adds its entries to the tables above."""
+    """Run the modules that the user's own config names; each adds its entries to the tables of `registry`."""
     for module in modules:
         if not re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)*", module):
             raise ConfigError(f"plugins: '{shortened(module)}' is not the name of a Python module, such as my_method")
@@ -50,7 +50,7 @@ def plugins_of(modules: Iterable[str], *names: str | None) -> tuple[str, ...]:
 
 
 _ADDED: dict[str, frozenset[str]] = {}
-"""Plug-in to the names that it added to the tables above."""
+"""Plug-in to the names that it added to the tables of `registry`."""
 
 
 def _entries() -> set[tuple[int, str]]:

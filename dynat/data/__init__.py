@@ -28,7 +28,7 @@ def prepare(config: DatasetConfig, root: Path) -> Path:
         if old not in (None, config.source):
             raise UserError(
                 f"{root / config.name}: holds the images of the source '{old}'; give this data set another name "
-                f"(dataset.name), or delete that folder"
+                "(dataset.name), or delete that folder"
             )
     dataset: Dataset = locate(SOURCES[known("source", config.source, SOURCES)])(config, root)
     if config.classes is not None:

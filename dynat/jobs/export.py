@@ -165,7 +165,7 @@ def _weights(files: SeedFiles, measured: TrainingMetrics) -> bytes:
     if (record.digest, network_of(record)) != (measured.digest, measured.network or network_of(record)):
         raise UserError(
             f"{files.target()}: is not the network of metrics.json, but was written after it; make the metrics again: "
-            f"snakemake --cores all all"
+            "snakemake --cores all all"
         )
     return read_weights(files, record)
 
