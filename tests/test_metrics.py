@@ -208,6 +208,14 @@ def test_a_run_without_outcomes_says_how_to_make_one(tmp_path: Path) -> None:
         run_metrics(RunFiles(tmp_path / "at"))
 
 
+def test_seeds_of_one_run_can_come_from_versions_that_recorded_different_facts_of_the_images(run: RunFiles) -> None:
+    other_dataset(run.seed(1).config, largest_class=0.5)
+    assert run_metrics(run).seeds == (0, 1)
+    other_dataset(run.seed(1).config, digest="of other images")
+    with pytest.raises(UserError, match=r"dataset\.digest is not that of seed 0"):
+        run_metrics(run)
+
+
 @pytest.mark.parametrize(("by_square", "warned"), [(0, False), (1, False), (2, True)])
 def test_autoattacks_own_warning_about_square(tmp_path: Path, by_square: int, warned: bool) -> None:
     """No part by itself can raise it: Square broke more than 0.2 % of all images after the attacks with gradients."""

@@ -17,7 +17,7 @@ from dynat.results.outcomes import read_outcome
 from dynat.results.paths import ExperimentFiles
 from dynat.results.records import Check, TrainingRecord, read_record, write_record
 from dynat.runtime.errors import UserError
-from tests.fake_results import write_fake_results
+from tests.fake_results import write_fake_results, write_outcome
 from tools import results_page
 from tools.preset_results import Results
 from tools.results_archive import extract, pack, unpack
@@ -295,6 +295,23 @@ def test_the_verdicts_on_a_selected_last_epoch_are_those_of_the_last_epoch(tmp_p
         assert selected is not None
         assert last is not None and last.equals(selected) if known else last is None
         assert ("–" in epochs_table(results).splitlines()[2].partition("`at`")[2]) == (not known)
+
+
+def test_each_seed_gives_its_own_last_epoch(tmp_path: Path) -> None:
+    """Seed 0 was attacked at its last epoch, seed 1 selected its last epoch, and seed 2 has no verdicts on its last."""
+    files = fake_seeds(tmp_path, [0, 1, 2])
+    run = files.run("at")
+    for seed, epoch in ((0, 18), (1, 20), (2, 18)):
+        config = run.seed(seed).config
+        write_record(config, read_record(config, TrainingRecord).model_copy(update={"best_epoch": epoch}))
+    write_outcome(run, "cw-20-last", [(0, i, 0, i % 2) for i in range(60)], attack=load({}).attacks["cw-20"])
+    write_metrics(run.folder)
+    results = Results("cifar10-laptop", files)
+    last, selected = results.correct("at", "cw-20-last"), results.correct("at", "cw-20")
+    assert last is not None and selected is not None
+    assert list(last.index.unique("seed")) == [0, 1]
+    assert last[0].mean() == 0.5 and last[1].equals(selected[1])
+    assert results.epochs("at", "cw-20") == (selected[[0, 1]].mean(), last.mean())
 
 
 def test_the_readme_compares_the_runs_that_it_shows() -> None:

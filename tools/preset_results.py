@@ -45,24 +45,34 @@ class Results:
     def verdicts(self) -> comparisons.AllVerdicts:
         return comparisons.read_verdicts(self.files, self.metrics, tables.columns(self.experiment, self.metrics))
 
-    def outcome(self, run: str, attack: str) -> str | None:
-        """The outcome that has a run's verdicts under an attack: of an attack on the last epoch, also that of the same
-        attack on the selected epoch where this is the last one. None where there is none."""
-        if run not in self.metrics:
-            return None
-        attacks, trainings = self.metrics[run].attacks, self.metrics[run].training.values()
-        if attack in attacks:
-            return attack
-        selected = attack.removesuffix("-last")
-        same = selected != attack and all(training.best_epoch == training.epochs for training in trainings)
-        return selected if same and selected in attacks else None
-
     @cache  # noqa: B019 - one object per preset and process
     def correct(self, run: str, attack: str) -> pd.Series[int] | None:
-        name = self.outcome(run, attack)
-        if name is None:
-            return None
-        return read_outcome(self.files.run(run), name).verdicts.set_index(["seed", "index"])["correct"]
+        """1 or 0 by (seed, index); None where no network was attacked. Of an attack on the last epoch, also what the
+        same attack on the selected epoch gave for a seed whose last epoch that is."""
+        metrics = self.metrics.get(run)
+        found = [] if metrics is None else [self._read(run, attack)] if attack in metrics.attacks else []
+        selected = attack.removesuffix("-last")
+        if metrics and selected != attack and selected in metrics.attacks:
+            at_end = [seed for seed, training in metrics.training.items() if training.best_epoch == training.epochs]
+            known = {seed for one in found for seed in one.index.unique("seed")}
+            same = self._read(run, selected)
+            found.append(same[same.index.isin(set(at_end) - known, level="seed")])
+        table = pd.concat(found) if found else None
+        return None if table is None or table.empty else table
+
+    def _read(self, run: str, attack: str) -> pd.Series[int]:
+        return read_outcome(self.files.run(run), attack).verdicts.set_index(["seed", "index"])["correct"]
+
+    def epochs(self, run: str, attack: str) -> tuple[float | None, float | None]:
+        """Accuracies of the selected and of the last epoch under an attack: means over the seeds that have both, or
+        over all if none has."""
+        selected, last = (self.correct(run, name) for name in (attack, f"{attack}-last"))
+        if selected is None:
+            return None, None
+        both = selected.index.intersection(last.index) if last is not None else ()
+        if last is None or not len(both):
+            return float(selected.mean()), None
+        return float(selected[both].mean()), float(last[both].mean())
 
     def mixed(self, one: Difference) -> bool:
         """Whether the two runs were trained in different precisions with a seed that they share."""

@@ -50,8 +50,7 @@ def epochs_table(results: Results) -> str:
             last = fmean(float(of_seed[seed][column][m.training[seed].epochs]) for seed in chosen)
             cells.append(_pair(selected, last))
         for attack in SHORT[:3]:
-            both = [results.outcome(name, one) for one in (attack, f"{attack}-last")]
-            cells.append(_pair(*(m.attacks[one].mean if one else None for one in both)))
+            cells.append(_pair(*results.epochs(name, attack)))
         rows.append(cells)
     head = ["Run", "Selected epoch", "Held-out, clean", "Held-out, PGD-10", "Clean", "PGD-20", "CW-20"]
     return markdown_table(head, rows, right=range(2, 7))
