@@ -310,8 +310,8 @@ def test_each_seed_gives_its_own_last_epoch(tmp_path: Path) -> None:
     last, selected = results.correct("at", "cw-20-last"), results.correct("at", "cw-20")
     assert last is not None and selected is not None
     assert list(last.index.unique("seed")) == [0, 1]
-    assert last[0].mean() == 0.5 and last[1].equals(selected[1])
-    assert results.epochs("at", "cw-20") == (selected[[0, 1]].mean(), last.mean())
+    assert last.loc[0].mean() == 0.5 and last.loc[[1]].equals(selected.loc[[1]])
+    assert results.epochs("at", "cw-20") == (selected.loc[[0, 1]].mean(), last.mean())
 
 
 def test_the_readme_compares_the_runs_that_it_shows() -> None:
