@@ -310,7 +310,7 @@ def test_each_seed_gives_its_own_last_epoch(tmp_path: Path) -> None:
     last, selected = results.correct("at", "cw-20-last"), results.correct("at", "cw-20")
     assert last is not None and selected is not None
     assert list(last.index.unique("seed")) == [0, 1]
-    assert last.loc[0].mean() == 0.5 and last.loc[[1]].equals(selected.loc[[1]])
+    assert last.loc[[0]].mean() == 0.5 and last.loc[[1]].equals(selected.loc[[1]])
     assert results.epochs("at", "cw-20") == (selected.loc[[0, 1]].mean(), last.mean())
 
 
