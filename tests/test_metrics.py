@@ -208,7 +208,7 @@ def test_a_run_without_outcomes_says_how_to_make_one(tmp_path: Path) -> None:
         run_metrics(RunFiles(tmp_path / "at"))
 
 
-def test_seeds_of_one_run_can_come_from_versions_that_recorded_different_facts_of_the_images(run: RunFiles) -> None:
+def test_seeds_of_one_run_agree_although_one_does_not_record_the_share_of_the_largest_class(run: RunFiles) -> None:
     other_dataset(run.seed(1).config, largest_class=0.5)
     assert run_metrics(run).seeds == (0, 1)
     other_dataset(run.seed(1).config, digest="of other images")

@@ -49,19 +49,20 @@ class Results:
     def correct(self, run: str, attack: str) -> pd.Series[int] | None:
         """1 or 0 by (seed, index); None where no network was attacked. Of an attack on the last epoch, also what the
         same attack on the selected epoch gave for a seed whose last epoch that is."""
-        metrics = self.metrics.get(run)
-        found = [] if metrics is None else [self._read(run, attack)] if attack in metrics.attacks else []
+        if run not in self.metrics:
+            return None
+        attacks, trainings = self.metrics[run].attacks, self.metrics[run].training
+        found: list[pd.Series[int]] = []
+        if attack in attacks:
+            found.append(read_outcome(self.files.run(run), attack).verdicts.set_index(["seed", "index"])["correct"])
         selected = attack.removesuffix("-last")
-        if metrics and selected != attack and selected in metrics.attacks:
-            at_end = [seed for seed, training in metrics.training.items() if training.best_epoch == training.epochs]
-            known = {seed for one in found for seed in one.index.unique("seed")}
-            same = self._read(run, selected)
-            found.append(same[same.index.isin(set(at_end) - known, level="seed")])
-        table = pd.concat(found) if found else None
-        return None if table is None or table.empty else table
-
-    def _read(self, run: str, attack: str) -> pd.Series[int]:
-        return read_outcome(self.files.run(run), attack).verdicts.set_index(["seed", "index"])["correct"]
+        if selected != attack and (same := self.correct(run, selected)) is not None:
+            at_end = [seed for seed, training in trainings.items() if training.best_epoch == training.epochs]
+            found.append(same[same.index.isin(at_end, level="seed")])
+        if not any(map(len, found)):
+            return None
+        table = pd.concat(found)
+        return table.loc[~table.index.duplicated()]
 
     def epochs(self, run: str, attack: str) -> tuple[float | None, float | None]:
         """Accuracies of the selected and of the last epoch under an attack: means over the seeds that have both, or
@@ -69,8 +70,7 @@ class Results:
         selected, last = (self.correct(run, name) for name in (attack, f"{attack}-last"))
         if selected is None:
             return None, None
-        both = selected.index.intersection(last.index) if last is not None else ()
-        if last is None or not len(both):
+        if last is None or not len(both := selected.index.intersection(last.index)):
             return float(selected.mean()), None
         return float(selected[both].mean()), float(last[both].mean())
 

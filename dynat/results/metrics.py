@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dynat.results.dataset_info import Part
 from dynat.results.history import read_history
 from dynat.results.outcomes import CLEAN, Outcome, outcome_names, read_outcome, worst_case, worst_case_attacks
 from dynat.results.paths import RunFiles, SeedFiles
@@ -204,9 +203,10 @@ def _training_metrics(files: SeedFiles, record: TrainingRecord) -> TrainingMetri
 def _same_run(run: RunFiles, trainings: Mapping[int, TrainingRecord]) -> TrainingRecord:
     """The record that all seeds share; seeds trained with different settings are not one run."""
     first, *others = trainings
+    derived = {"largest_class"}  # follows from the images; earlier versions did not record it
     for seed in others:
         for part in ("config", "dataset", "threat"):
-            expected, given = (_compared(getattr(trainings[which], part)) for which in (first, seed))
+            expected, given = (getattr(trainings[which], part).model_dump(exclude=derived) for which in (first, seed))
             if expected != given:
                 changed = next(key for key in {**expected, **given} if expected.get(key) != given.get(key))
                 files = run.seed(seed)
@@ -215,9 +215,3 @@ def _same_run(run: RunFiles, trainings: Mapping[int, TrainingRecord]) -> Trainin
                     f"delete {files.folder} and make it again"
                 )
     return trainings[first]
-
-
-def _compared(part: Part) -> dict[str, object]:
-    """What seeds must agree in. The share of the largest class follows from the images; earlier versions did not record
-    it."""
-    return part.model_dump(exclude={"largest_class"})
